@@ -77,6 +77,8 @@ class Activation:
     @property
     def saturated_pieces(self) -> tuple[tuple[Fraction | None, Fraction | None, Fraction], ...]:
         """Open intervals (low, high) on which f is constant, each with that constant; ``None`` is an infinite end."""
+        if not self.is_piecewise_linear:
+            return ()
         ends = (None, *self.breakpoints, None)
         pieces = zip(pairwise(ends), self.slopes, self.intercepts, strict=True)
         return tuple((low, high, c) for (low, high), slope, c in pieces if slope == 0)
@@ -119,7 +121,9 @@ class Activation:
             for power in range(len(self.coefficients) - 1, order - 1, -1):
                 total = total * z + _q(self.coefficients[power]) * math.perm(power, order)
             return total
-        raise ValueError(f"activation {self.name!r} is not rational; use a piecewise linear or polynomial one, or balls")
+        raise ValueError(
+            f"activation {self.name!r} is not rational; use a piecewise linear or polynomial one, or balls"
+        )
 
 
 def _q(value: Fraction) -> fmpq:
@@ -298,7 +302,7 @@ _TABLE: dict[str, Activation] = {
                 torch.sigmoid,
                 lambda z: torch.sigmoid(z) * torch.sigmoid(-z),
             ),
-            (lambda z: (1 + z.exp()).log(), _ball_sigmoid, lambda z: _ball_sigmoid(z) * _ball_sigmoid(-z)),
+            (lambda z: z.exp().log1p(), _ball_sigmoid, lambda z: _ball_sigmoid(z) * _ball_sigmoid(-z)),
             lambda t: sympy.log(1 + sympy.exp(t)),
         ),
         smooth(
@@ -370,7 +374,9 @@ def get_activation(name: str) -> Activation:
         try:
             slope = Fraction(argument) if "/" in argument else Fraction(float(argument or "0.01"))
         except (ValueError, ZeroDivisionError, OverflowError):
-            raise ValueError(f"slope {argument!r} of leaky_relu is not a number; write leaky_relu:0.01 or leaky_relu:1/8")
+            raise ValueError(
+                f"slope {argument!r} of leaky_relu is not a number; write leaky_relu:0.01 or leaky_relu:1/8"
+            ) from None
         return piecewise_linear(name, (0,), (slope, 1), 0)
     known = ", ".join(sorted([*_TABLE, "leaky_relu[:SLOPE]"]))
     raise ValueError(f"unknown activation {name!r}; known are {known}")

@@ -76,7 +76,10 @@ def mlp(widths: Sequence[int], activation: str = "relu", bias: bool = True) -> D
     """
     widths = [int(w) for w in widths]
     if len(widths) < 2 or min(widths) < 1:
-        raise ValueError(f"widths {widths}; give the input width, any hidden widths and the output width, all at least 1")
+        raise ValueError(
+            f"widths {widths}; give the input width, any hidden widths and the output width, all at least 1"
+        )
+    get_activation(activation)
     return _mlp(tuple(widths), activation, bias)
 
 
@@ -200,7 +203,11 @@ _MODULE_ACTIVATIONS: dict[type[nn.Module], str] = {
 def _activation_name(module: nn.Module) -> str | None:
     if type(module) is nn.LeakyReLU:
         return f"leaky_relu:{module.negative_slope!r}"
-    if isinstance(module, nn.Hardtanh) and not isinstance(module, nn.ReLU6) and (module.min_val, module.max_val) != (-1, 1):
+    if (
+        isinstance(module, nn.Hardtanh)
+        and not isinstance(module, nn.ReLU6)
+        and (module.min_val, module.max_val) != (-1, 1)
+    ):
         return None
     if isinstance(module, nn.GELU) and module.approximate != "none":
         return None
@@ -223,7 +230,9 @@ def from_module(module: nn.Module, input_shape: Sequence[int] | None = None) -> 
     """
     hooked = [m for m in module.modules() if m._forward_hooks or m._forward_pre_hooks]
     if hooked:
-        raise TypeError(f"{hooked[0]} has forward hooks, which may change what it computes; remove them (weight_norm, prune)")
+        raise TypeError(
+            f"{hooked[0]} has forward hooks, which may change what it computes; remove them (weight_norm, prune)"
+        )
     layers = [m for m in _flatten_sequential(module) if not isinstance(m, nn.Dropout) or (m.p > 0 and m.training)]
     if not layers:
         raise ValueError(f"{type(module).__name__} has no layers; give at least one Linear or Conv2d")
@@ -259,7 +268,9 @@ def from_module(module: nn.Module, input_shape: Sequence[int] | None = None) -> 
     parameters = [p.detach().reshape(-1) for p in module.parameters()]
     theta = torch.cat(parameters) if parameters else torch.zeros(0)
     if len(theta) != dag.num_params:
-        raise TypeError(f"{type(module).__name__} has {len(theta)} parameters but its layers use {dag.num_params}; each must be used once")
+        raise TypeError(
+            f"{type(module).__name__} has {len(theta)} parameters but its layers use {dag.num_params}; each must be used once"
+        )
     return dag, theta.clone()
 
 
@@ -272,18 +283,24 @@ def _flatten_sequential(module: nn.Module) -> list[nn.Module]:
 def _first_shape(layer: nn.Module) -> tuple[int, ...]:
     if isinstance(layer, nn.Linear):
         return (layer.in_features,)
-    raise ValueError(f"the first layer is {layer}; give input_shape, the shape of one sample, e.g. (channels, height, width)")
+    raise ValueError(
+        f"the first layer is {layer}; give input_shape, the shape of one sample, e.g. (channels, height, width)"
+    )
 
 
 def _add_linear(builder: _Builder, layer: nn.Linear, units: np.ndarray, name: str) -> np.ndarray:
     if units.shape != (layer.in_features,):
-        raise ValueError(f"{layer} meets units of shape {units.shape}; it needs ({layer.in_features},); put a Flatten before it")
+        raise ValueError(
+            f"{layer} meets units of shape {units.shape}; it needs ({layer.in_features},); put a Flatten before it"
+        )
     target = builder.units(layer.out_features, name)
     builder.linear(units, target, layer.bias is not None)
     return target
 
 
-def _windows(layer: nn.Conv2d | nn.AvgPool2d, shape: tuple[int, ...]) -> tuple[list[tuple[int, int, int, int, int, int]], tuple[int, int]]:
+def _windows(
+    layer: nn.Conv2d | nn.AvgPool2d, shape: tuple[int, ...]
+) -> tuple[list[tuple[int, int, int, int, int, int]], tuple[int, int]]:
     """(out row, out column, kernel row, kernel column, in row, in column) of every tap that is not padding."""
 
     def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
@@ -332,7 +349,9 @@ def _add_conv(builder: _Builder, layer: nn.Conv2d, units: np.ndarray, name: str)
 
 def _add_pool(builder: _Builder, layer: nn.AvgPool2d, units: np.ndarray, name: str) -> np.ndarray:
     if layer.padding not in (0, (0, 0)) or layer.ceil_mode or layer.divisor_override:
-        raise TypeError(f"{layer} uses padding, ceil_mode or divisor_override; only plain average pooling is understood")
+        raise TypeError(
+            f"{layer} uses padding, ceil_mode or divisor_override; only plain average pooling is understood"
+        )
     taps, (height, width) = _windows(layer, units.shape)
     out = builder.units(units.shape[0] * height * width, name).reshape(units.shape[0], height, width)
     kernel = layer.kernel_size

@@ -49,7 +49,9 @@ def to_fmpq(value: Any) -> fmpq:
         return fmpq(fraction.numerator, fraction.denominator)
     if isinstance(value, torch.Tensor) and value.ndim == 0:
         return to_fmpq(value.item())
-    raise TypeError(f"{value!r} ({type(value).__name__}) is not an exact number; use int, Fraction, fmpq or a finite float")
+    raise TypeError(
+        f"{value!r} ({type(value).__name__}) is not an exact number; use int, Fraction, fmpq or a finite float"
+    )
 
 
 def rational_array(values: Any) -> np.ndarray:

@@ -33,6 +33,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from lop_theory.clone_formula import ClonedRank, cloned_rank, cloned_rank_formula
 from lop_theory.dag import Dag
 from lop_theory.forward import check_loss_kind
 from lop_theory.gates import GatePattern, frozen_pattern, gate_pattern
@@ -47,6 +48,9 @@ __all__ = [
     "GateNullity",
     "gate_null_directions",
     "softmax_shift_dimension",
+    "cloned_rank",
+    "cloned_rank_formula",
+    "ClonedRank",
 ]
 
 
@@ -88,14 +92,20 @@ def dead_unit_bound(dag: Dag, theta: Any, x: Any, gates: GatePattern | None = No
     5
     """
     if dag.is_tied:
-        raise ValueError("the network ties weights, but the printed bound counts one parameter per edge; use dead_unit_bound_corrected")
+        raise ValueError(
+            "the network ties weights, but the printed bound counts one parameter per edge; use dead_unit_bound_corrected"
+        )
     gates = _pattern(dag, theta, x, gates)
     trainable = dag.param >= 0
-    ends = np.isin(dag.target, gates.dead_units)[trainable].sum() + np.isin(dag.source, gates.dead_units)[trainable].sum()
+    ends = (
+        np.isin(dag.target, gates.dead_units)[trainable].sum() + np.isin(dag.source, gates.dead_units)[trainable].sum()
+    )
     return dag.num_params - int(ends)
 
 
-def dead_unit_bound_corrected(dag: Dag, theta: Any, x: Any, kind: str = "mse_sum", gates: GatePattern | None = None) -> int:
+def dead_unit_bound_corrected(
+    dag: Dag, theta: Any, x: Any, kind: str = "mse_sum", gates: GatePattern | None = None
+) -> int:
     """The dead-unit bound with the **union** of parameter sets: P − #{locally irrelevant parameters} − softmax shift.
 
     A parameter is irrelevant if each of its edges leaves a dead unit or enters a unit without a path to an output around
@@ -257,7 +267,9 @@ def _blocks(gates: GatePattern) -> Iterator[_Block]:
         moving = some((is_open & ~gates.static[:, sources]).any(0))
         sounding = some((is_open & ~gates.zero[:, sources]).any(0))
         chosen = ~moving & sounding
-        rows = _equations(gates, edges[chosen[place]], params[chosen]) if chosen.any() else np.zeros((0, 0), dtype=object)
+        rows = (
+            _equations(gates, edges[chosen[place]], params[chosen]) if chosen.any() else np.zeros((0, 0), dtype=object)
+        )
         yield _Block(params[~opened], params[opened & ~sounding], params[chosen], rows)
 
 

@@ -39,9 +39,9 @@ def clone(dag: Dag, theta: Any, multiplicity: Multiplicity) -> Clone:
     """Replace hidden unit u by m_u copies with the same function (Barriers §2.5, block-constant cloning).
 
     ``multiplicity``: one number for all hidden units, a mapping {unit: m_u} (1 where absent), or a sequence over
-    ``dag.hidden``. Inputs, the constant and the outputs are kept. Parameters keep their layout: cloning an ``mlp`` gives
-    the parameter order of the wider ``mlp``, and multiplicity 1 gives the same network. Block j of the partition holds
-    the copies of unit j. θ' is in the number system of θ; with floats, w/m_u is exact if m_u is a power of two.
+    ``dag.hidden``. Inputs, the constant and the outputs are kept. Parameters keep their layout: cloning an ``mlp``
+    gives the parameter order of the wider ``mlp``, and multiplicity 1 gives the same network. Block j of the partition
+    holds the copies of unit j. θ' is in the number system of θ; with floats, w/m_u is exact if m_u is a power of two.
 
     Raises ``ValueError`` for tied or fixed weights, multiplicities below 1, and units that are not hidden.
 
@@ -141,7 +141,7 @@ def _value(theta: Array, k: int) -> Any:
 def _multiplicities(dag: Dag, multiplicity: Multiplicity) -> np.ndarray:
     """m_u for every unit [num_units]; 1 for units that are not hidden."""
     hidden = [int(u) for u in dag.hidden]
-    if isinstance(multiplicity, numbers.Integral):
+    if isinstance(multiplicity, int | np.integer):
         wanted: dict[int, Any] = dict.fromkeys(hidden, multiplicity)
     elif isinstance(multiplicity, Mapping):
         wanted = dict(multiplicity)

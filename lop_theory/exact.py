@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from flint import fmpq_mat, fmpz_mat
 
-from lop_theory.arithmetic import BALLS, FLOATS, RATIONALS, Arithmetic, Array, rational_array
 from lop_theory.activations import get_activation
+from lop_theory.arithmetic import BALLS, FLOATS, RATIONALS, Arithmetic, Array, rational_array
 from lop_theory.dag import Dag
 from lop_theory.forward import (
     Pass,
@@ -53,7 +53,9 @@ def exact_hessian(dag: Dag, theta: Any, x: Any, y: Any, kind: str = "mse_sum") -
         size = dag.num_params
         result = fmpq_mat(fmpz_mat(size, size, found.astype(np.int64).ravel().tolist()))
     else:
-        matrix = _generic_hessian(RATIONALS, dag, rational_array(theta), rational_array(x), rational_array(y), "mse_sum")
+        matrix = _generic_hessian(
+            RATIONALS, dag, rational_array(theta), rational_array(x), rational_array(y), "mse_sum"
+        )
         result = fmpq_mat(dag.num_params, dag.num_params, matrix.ravel().tolist())
     return result if kind == "mse_sum" else result / len(x)
 
@@ -95,7 +97,9 @@ def ball_hessian(dag: Dag, theta: Any, x: Any, y: Any, kind: str, bits: int = 12
     flint.ctx.prec = bits
     try:
         targets = labels if kind == "cross_entropy" else BALLS.convert(rational_array(y))
-        return _generic_hessian(BALLS, dag, BALLS.convert(rational_array(theta)), BALLS.convert(rational_array(x)), targets, kind)
+        return _generic_hessian(
+            BALLS, dag, BALLS.convert(rational_array(theta)), BALLS.convert(rational_array(x)), targets, kind
+        )
     finally:
         flint.ctx.prec = before
 
@@ -104,16 +108,22 @@ def _read(dag: Dag, theta: Any, x: Any, y: Any, kind: str) -> tuple[Array, Array
     """Numpy arrays of a numeric or object dtype, with shapes checked."""
     check_loss_kind(kind)
     if kind == "cross_entropy":
-        raise ValueError("cross_entropy is not rational, so its Hessian has no exact entries; use ball_hessian or certified_rank")
+        raise ValueError(
+            "cross_entropy is not rational, so its Hessian has no exact entries; use ball_hessian or certified_rank"
+        )
     theta, x, y = (_array(v) for v in (theta, x, y))
     if theta.shape != (dag.num_params,):
-        raise ValueError(f"theta has shape {theta.shape}; this network has P = {dag.num_params} parameters: give [{dag.num_params}]")
+        raise ValueError(
+            f"theta has shape {theta.shape}; this network has P = {dag.num_params} parameters: give [{dag.num_params}]"
+        )
     if x.ndim != 2 or x.shape[1] != dag.num_inputs or not len(x):
         raise ValueError(f"x has shape {x.shape}; give [N, {dag.num_inputs}] with N at least 1")
     check_targets(dag, x, y, kind)
     for name in dict.fromkeys(dag.activations):
         if not get_activation(name).is_exact:
-            raise ValueError(f"activation {name!r} is not rational; use a piecewise linear or polynomial one, or ball_hessian")
+            raise ValueError(
+                f"activation {name!r} is not rational; use a piecewise linear or polynomial one, or ball_hessian"
+            )
     return theta, x, y
 
 
@@ -250,7 +260,10 @@ def _integer_hessian(dag: Dag, theta: Array, x: Array, y: Array) -> np.ndarray |
     samples, outputs = value.output_gradient.shape
     identity = np.zeros((samples, outputs, outputs)) + np.eye(outputs)
     parts = curvature(FLOATS, dag, value.run, value.slopes, bends, (value.output_gradient, identity))
-    if not _hessian_bound(dag, value, bends) < EXACT_FLOAT and not _tight_bound(dag, value, bends, identity) < EXACT_FLOAT:
+    if (
+        not _hessian_bound(dag, value, bends) < EXACT_FLOAT
+        and not _tight_bound(dag, value, bends, identity) < EXACT_FLOAT
+    ):
         return None
     size = (dag.num_params, dag.num_params)
     out: np.ndarray = assemble(FLOATS, dag, parts, np.zeros(size), residual=True)
@@ -260,11 +273,19 @@ def _integer_hessian(dag: Dag, theta: Array, x: Array, y: Array) -> np.ndarray |
 def _tight_bound(dag: Dag, value: _IntegerPass, bends: dict[int, Array], identity: Array) -> float:
     """The same bound with the recursion of hessian.py run on absolute values, unit by unit: slower and much smaller."""
     absolute = Pass(
-        tuple(np.abs(w) for w in value.run.weights), value.run.z, {b: np.abs(h) for b, h in value.run.h.items()}, value.run.output
+        tuple(np.abs(w) for w in value.run.weights),
+        value.run.z,
+        {b: np.abs(h) for b, h in value.run.h.items()},
+        value.run.output,
     )
     slopes = {b: np.abs(a) for b, a in value.slopes.items()}
     parts = curvature(
-        FLOATS, dag, absolute, slopes, {b: np.abs(a) for b, a in bends.items()}, (np.abs(value.output_gradient), identity)
+        FLOATS,
+        dag,
+        absolute,
+        slopes,
+        {b: np.abs(a) for b, a in bends.items()},
+        (np.abs(value.output_gradient), identity),
     )
     size = (dag.num_params, dag.num_params)
     peaks = [_peak(a) for group in (parts.delta, parts.push, parts.response) for a in group.values()]

@@ -54,6 +54,7 @@ class Pass:
 
 
 def check_loss_kind(kind: str) -> None:
+    """Raise ``ValueError`` unless the loss is known."""
     if kind not in LOSSES:
         raise ValueError(f"unknown loss {kind!r}; known are {', '.join(LOSSES)}")
 
@@ -64,11 +65,15 @@ def check_tensors(dag: Dag, theta: torch.Tensor, x: torch.Tensor) -> None:
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{name} is a {type(value).__name__}; give a torch tensor (exact_hessian takes rationals)")
         if not value.dtype.is_floating_point:
-            raise TypeError(f"{name} has dtype {value.dtype}; give floating point numbers, e.g. {name}.to(torch.float64)")
+            raise TypeError(
+                f"{name} has dtype {value.dtype}; give floating point numbers, e.g. {name}.to(torch.float64)"
+            )
     if theta.dtype != x.dtype:
         raise TypeError(f"theta is {theta.dtype} but x is {x.dtype}; use one dtype, float64 for theory")
     if theta.shape != (dag.num_params,):
-        raise ValueError(f"theta has shape {tuple(theta.shape)}; this network has P = {dag.num_params} parameters: give [{dag.num_params}]")
+        raise ValueError(
+            f"theta has shape {tuple(theta.shape)}; this network has P = {dag.num_params} parameters: give [{dag.num_params}]"
+        )
     if x.ndim != 2 or x.shape[1] != dag.num_inputs:
         raise ValueError(f"x has shape {tuple(x.shape)}; give [N, {dag.num_inputs}], one row per sample")
     if not len(x):
@@ -85,7 +90,9 @@ def check_targets(dag: Dag, x: Any, y: Any, kind: str) -> None:
     if kind == "cross_entropy":
         integral = not y.dtype.is_floating_point if isinstance(y, torch.Tensor) else y.dtype.kind in "iuO"
         if not integral or shape != (len(x),):
-            raise ValueError(f"targets have shape {shape}, dtype {y.dtype}; cross_entropy needs {len(x)} integer class labels")
+            raise ValueError(
+                f"targets have shape {shape}, dtype {y.dtype}; cross_entropy needs {len(x)} integer class labels"
+            )
         if len(y) and (y.min() < 0 or y.max() >= dag.num_outputs):
             raise ValueError(f"targets span {y.min()} … {y.max()}; this network has classes 0 … {dag.num_outputs - 1}")
     elif shape != (len(x), dag.num_outputs):
@@ -166,7 +173,9 @@ def check_kinks(dag: Dag, z: Mapping[int, Array]) -> None:
                 continue
             hit = on_kink(name, values[:, places])
             if hit.any():
-                sample, place = (int(v[0]) for v in hit.nonzero()) if isinstance(hit, np.ndarray) else hit.nonzero()[0].tolist()
+                sample, place = (
+                    (int(v[0]) for v in hit.nonzero()) if isinstance(hit, np.ndarray) else hit.nonzero()[0].tolist()
+                )
                 unit = int(dag.blocks[b].units[places[place]])
                 raise KinkError(
                     f"pre-activation {float(values[sample, places[place]])} of unit {unit} on sample {sample} is on a kink of "
@@ -227,7 +236,9 @@ def _softmax_derivatives(ops: Arithmetic, output: Array, y: Array) -> tuple[Arra
         onehot = ops.zeros((n, o))
         onehot[np.arange(n), np.asarray(y, dtype=np.int64)] = ops.zeros((n,)) + 1
     else:
-        raise ValueError(f"cross_entropy is not rational, so it has no value in {ops.name}; use mse_sum, balls or certified_rank")
+        raise ValueError(
+            f"cross_entropy is not rational, so it has no value in {ops.name}; use mse_sum, balls or certified_rank"
+        )
     hessian = -p[:, :, None] * p[:, None, :]
     hessian[:, np.arange(o), np.arange(o)] = hessian[:, np.arange(o), np.arange(o)] + p
     return (p - onehot) / n, hessian / n

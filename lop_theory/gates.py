@@ -147,7 +147,10 @@ def linear_pieces(dag: Dag, theta: Any, x: Any) -> np.ndarray:
     theta, x = _rational_vector(dag, theta), _rational_batch(dag, x)
     pieces = np.zeros((len(x), dag.num_units), dtype=np.int64)
     wanted = _units_to_evaluate(dag)
-    h: dict[int, flint.fmpq_mat] = {0: _matrix(x), CONSTANT_BLOCK: _matrix(np.ones((len(x), int(dag.has_constant)), dtype=int))}
+    h: dict[int, flint.fmpq_mat] = {
+        0: _matrix(x),
+        CONSTANT_BLOCK: _matrix(np.ones((len(x), int(dag.has_constant)), dtype=int)),
+    }
     for b in range(FIRST_COMPUTED_BLOCK, len(dag.blocks)):
         units = dag.blocks[b].units
         if not wanted[units].any():
@@ -202,7 +205,9 @@ def _matrix(values: np.ndarray) -> flint.fmpq_mat:
 def _rational_vector(dag: Dag, theta: Any) -> np.ndarray:
     vector = rational_array(theta)
     if vector.shape != (dag.num_params,):
-        raise ValueError(f"theta has shape {vector.shape}; this network has P = {dag.num_params} parameters: give [{dag.num_params}]")
+        raise ValueError(
+            f"theta has shape {vector.shape}; this network has P = {dag.num_params} parameters: give [{dag.num_params}]"
+        )
     return vector
 
 

@@ -40,7 +40,9 @@ from lop_theory.forward import (
     run_forward,
 )
 
-_BUFFER = 1 << 17  # elements of the product buffer (1 MiB in float64): large enough for one call, small enough for cache
+_BUFFER = (
+    1 << 17
+)  # elements of the product buffer (1 MiB in float64): large enough for one call, small enough for cache
 _STRIP = 64  # height of the strips in which the upper triangle is copied to the lower one
 _SAMPLES = 1024  # samples that are held at once; more are added up in chunks
 
@@ -60,7 +62,12 @@ class Curvature:
 
 
 def curvature(
-    ops: Arithmetic, dag: Dag, run: Pass, slopes: dict[int, Array], bends: dict[int, Array] | None, loss_parts: tuple[Array, Array]
+    ops: Arithmetic,
+    dag: Dag,
+    run: Pass,
+    slopes: dict[int, Array],
+    bends: dict[int, Array] | None,
+    loss_parts: tuple[Array, Array],
 ) -> Curvature:
     """Formula (3): ``slopes`` f', ``bends`` f'' (``None`` for the Gauss–Newton part), loss gradient and Hessian at the outputs."""
     gradient, loss_hessian = loss_parts
@@ -85,7 +92,9 @@ def curvature(
             total = _output_part(ops, dag, b, e, response, loss_hessian)
             for weight, c in children:
                 block = push[c, e] if (c, e) in push else push[e, c].swapaxes(0, 2)
-                part = (weight.swapaxes(0, 1) @ block.reshape(len(dag.blocks[c]), samples * width)).reshape(size, samples, width)
+                part = (weight.swapaxes(0, 1) @ block.reshape(len(dag.blocks[c]), samples * width)).reshape(
+                    size, samples, width
+                )
                 total = part if total is None else ops.reduce(total + part)
             value = ops.zeros((size, samples, width)) if total is None else ops.reduce(ops.reduce(total) * slope)
             if e == b and bends is not None:
@@ -95,7 +104,9 @@ def curvature(
     return Curvature(dict(run.h), delta, push, response)
 
 
-def _responses(ops: Arithmetic, dag: Dag, run: Pass, slopes: dict[int, Array], samples: int) -> dict[tuple[int, int], Array]:
+def _responses(
+    ops: Arithmetic, dag: Dag, run: Pass, slopes: dict[int, Array], samples: int
+) -> dict[tuple[int, int], Array]:
     """D: response[b, a] [n_b, N, n_a], forward recursion D_a = f'_a ∘ Σ W D; absent where no path leads from b to a."""
     response: dict[tuple[int, int], Array] = {}
     for b in range(FIRST_COMPUTED_BLOCK, len(dag.blocks)):
@@ -116,7 +127,9 @@ def _responses(ops: Arithmetic, dag: Dag, run: Pass, slopes: dict[int, Array], s
     return response
 
 
-def _output_part(ops: Arithmetic, dag: Dag, b: int, e: int, response: dict[tuple[int, int], Array], loss_hessian: Array) -> Array:
+def _output_part(
+    ops: Arithmetic, dag: Dag, b: int, e: int, response: dict[tuple[int, int], Array], loss_hessian: Array
+) -> Array:
     """∂(∂ℓ/∂f at the outputs in b)/∂push_e, placed at their rows: [n_b, N, n_e], or ``None`` if b holds no outputs."""
     mine = [(rows, columns) for block, rows, columns in dag.output_places if block == b]
     if not mine:
@@ -160,7 +173,9 @@ def assemble(ops: Arithmetic, dag: Dag, parts: Curvature, out: Array, residual: 
                 moved = [parts.response.get((b, t.source)) for t in dag.tiles_into[e]]
                 if any(m is not None for m in moved):
                     widths = [t.index.shape[1] for t in dag.tiles_into[e]]
-                    filled = [ops.zeros((size, samples, w)) if m is None else m for m, w in zip(moved, widths, strict=True)]
+                    filled = [
+                        ops.zeros((size, samples, w)) if m is None else m for m, w in zip(moved, widths, strict=True)
+                    ]
                     d = ops.concatenate(filled, 2).swapaxes(1, 2).reshape(size * width2, samples)
                     dh = (parts.delta[e][:, :, None] * sources[b][:, None, :]).reshape(samples, size2 * width)
                     extra = ops.reduce(d @ ops.reduce(dh)).reshape(size, width2, size2, width)
@@ -296,7 +311,14 @@ def mirror(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def hessian(
-    dag: Dag, theta: torch.Tensor, x: torch.Tensor, y: torch.Tensor, kind: str, *, kinks: str = "raise", out: torch.Tensor | None = None
+    dag: Dag,
+    theta: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    kind: str,
+    *,
+    kinks: str = "raise",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The Hessian ∂²L/∂θ² [P, P] of the loss, exact up to rounding, in the dtype of θ. Formula (1)–(3) of this module.
 
@@ -313,7 +335,14 @@ def hessian(
 
 
 def gauss_newton(
-    dag: Dag, theta: torch.Tensor, x: torch.Tensor, y: torch.Tensor, kind: str, *, kinks: str = "raise", out: torch.Tensor | None = None
+    dag: Dag,
+    theta: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    kind: str,
+    *,
+    kinks: str = "raise",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The Gauss–Newton matrix Jᵀ (∂²ℓ/∂f²) J [P, P], where J is the Jacobian of the outputs. Arguments as in :func:`hessian`.
 
@@ -362,7 +391,9 @@ def _float_matrix(
     if out is None:
         out = _fresh(theta, shape)
     elif out.shape != shape or out.dtype != theta.dtype or not out.is_contiguous():
-        raise ValueError(f"out is {tuple(out.shape)} {out.dtype}; it must be a contiguous {shape} tensor of {theta.dtype}")
+        raise ValueError(
+            f"out is {tuple(out.shape)} {out.dtype}; it must be a contiguous {shape} tensor of {theta.dtype}"
+        )
     layered = _is_layered(dag)
     if not layered:
         out.zero_()
@@ -385,7 +416,16 @@ def _fresh(like: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
 
 
 def _float_curvature(
-    ops: Arithmetic, dag: Dag, theta: Array, x: Array, y: Array, kind: str, kinks: str, bends: bool, output_curvature: bool, total: int
+    ops: Arithmetic,
+    dag: Dag,
+    theta: Array,
+    x: Array,
+    y: Array,
+    kind: str,
+    kinks: str,
+    bends: bool,
+    output_curvature: bool,
+    total: int,
 ) -> Curvature:
     run = run_forward(ops, dag, theta, x)
     if kinks == "raise":
@@ -414,7 +454,9 @@ def hvp(
     check_tensors(dag, theta, x)
     check_targets(dag, x, y, kind)
     if vector.shape[:1] != theta.shape or vector.ndim > 2 or vector.dtype != theta.dtype:
-        raise ValueError(f"vector is {tuple(vector.shape)} {vector.dtype}; give [{len(theta)}] or [{len(theta)}, k] of {theta.dtype}")
+        raise ValueError(
+            f"vector is {tuple(vector.shape)} {vector.dtype}; give [{len(theta)}] or [{len(theta)}, k] of {theta.dtype}"
+        )
     ops = tensors(theta)
 
     def total(point: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,8 @@ def as_vector(values: Any, length: int, name: str = "theta") -> Array:
     ValueError: theta has shape (2,); the first axis must have P = 3 entries, one per parameter
     """
     if isinstance(values, torch.Tensor) and values.dtype.is_floating_point:
-        array, finite = values, bool(torch.isfinite(values).all())
+        array: Array = values
+        finite = bool(torch.isfinite(values).all())
     elif isinstance(values, np.ndarray) and values.dtype.kind == "f":
         array, finite = values, bool(np.isfinite(values).all())
     else:
@@ -199,7 +200,7 @@ class AffineSubspace:
                 image = part.lift * (part.rows * _matrix(local))
                 out[part.indices] = _array(image).reshape(out[part.indices].shape)
             else:
-                basis = part.orthonormal[:, : part.rows.nrows()]
+                basis: Array = part.orthonormal[:, : part.rows.nrows()]
                 basis = torch.as_tensor(basis, dtype=v.dtype, device=v.device) if isinstance(v, torch.Tensor) else basis
                 out[part.indices] = basis @ (basis.swapaxes(0, 1) @ v[part.indices])
         return out
@@ -253,7 +254,7 @@ class AffineSubspace:
         """A random point: the least-norm point plus a random tangent vector.
 
         ``exact=True`` draws integer coefficients in [−bound, bound] for :meth:`tangent_basis` over Q and returns
-        ``fmpq`` [P]; otherwise a tangent part of a normal vector with standard deviation ``scale``, as a float64 tensor [P].
+        ``fmpq`` [P]; otherwise a tangent part of a normal vector of standard deviation ``scale``, a float64 tensor [P].
 
         >>> line = AffineSubspace.from_equations(3, [({0: 1, 1: 1, 2: 1}, 2)])
         >>> sum(line.random_point(torch.Generator().manual_seed(0), exact=True))
@@ -357,7 +358,7 @@ def _dot(row: Mapping[int, fmpq], theta: np.ndarray) -> fmpq:
 
 
 def _matrix(array: np.ndarray) -> fmpq_mat:
-    return fmpq_mat(*array.shape, array.ravel().tolist())
+    return fmpq_mat(array.shape[0], array.shape[1], array.ravel().tolist())
 
 
 def _array(matrix: fmpq_mat) -> np.ndarray:

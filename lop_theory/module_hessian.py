@@ -173,8 +173,8 @@ def _stateless(model: nn.Module) -> nn.Module:
         dropout = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0.0)
         if module.training and isinstance(dropout, float) and dropout > 0:
             raise ValueError(
-                f"{name or 'the model'} ({type(module).__name__}) drops units with probability {dropout}; the loss must "
-                "be a function of the parameters: call model.eval(), or set the probability to 0"
+                f"{name or 'the model'} ({type(module).__name__}) drops units with probability {dropout}; the loss "
+                "must be a function of the parameters: call model.eval(), or set the probability to 0"
             )
     return model
 

@@ -8,12 +8,12 @@ Edge convention: w_uv is the weight of u → v. For two blocks S_i (sources) and
 ``block_constant``  w_uv is the same for all edges of the pair                             the leaf directions
 ==================  =====================================================================  =========================
 
-In the layout W[out, in] of PyTorch, column sums are over ``dim=1`` and row sums over ``dim=0``. A pair is *biregular* if
-all its sources have the same number of edges into S_j and all its targets the same number from S_i.
+In the layout W[out, in] of PyTorch, column sums are over ``dim=1`` and row sums over ``dim=0``. A pair is *biregular*
+if all its sources have the same number of edges into S_j and all its targets the same number from S_i.
 
 Source: *Barriers* (arXiv 2510.00304) §2, Theorem 2.1(2) and its appendix. The theorem as printed omits four conditions
-(:func:`valid_cloning_structure`), its first version exchanges the roles of rows and columns, and its base weights divide
-by the wrong block size (:func:`quotient` against :func:`printed_quotient`).
+(:func:`valid_cloning_structure`), its first version exchanges the roles of rows and columns, and its base weights
+divide by the wrong block size (:func:`quotient` against :func:`printed_quotient`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from lop_theory.manifolds import as_vector, is_exact
 class UnitPartition:
     """Disjoint blocks that cover the units 0 … n−1, ordered by their smallest unit, each in ascending order.
 
-    Use :meth:`of` for the partition of a network: it adds the singletons that are left out and checks the kinds of units.
+    Use :meth:`of` for the partition of a network: it adds the singletons left out and checks the kinds of units.
 
     >>> UnitPartition([[3, 1], [0], [2]]).blocks
     ((0,), (1, 3), (2,))
@@ -69,7 +69,7 @@ class UnitPartition:
         computed units.
 
         >>> from lop_theory.architectures import mlp
-        >>> UnitPartition.of(mlp([1, 2, 1]), [[2, 3]]).blocks            # units: 0 input, 1 constant, 2 3 hidden, 4 output
+        >>> UnitPartition.of(mlp([1, 2, 1]), [[2, 3]]).blocks      # 0 input, 1 constant, 2 3 hidden, 4 output
         ((0,), (1,), (2, 3), (4,))
         """
         given = [tuple(int(u) for u in block) for block in blocks]
@@ -307,8 +307,8 @@ def quotient(dag: Dag, theta: Any, partition: UnitPartition) -> tuple[Dag, Array
 
     Base unit j is block j and base parameter k belongs to ``block_pairs(dag, partition)[k]``. If θ is column equitable
     then h(v) = h̃(block of v); if also row equitable and the outputs are singletons, δ(v) = δ̃ / |S_v|. By induction:
-    z_v = Σ_i Σ_{u∈S_i} w_uv h̃_i = Σ_i w̃_ij h̃_i; and Σ_v w_uv δ_v = Σ_j (row sum) δ̃_j/|S_j| = Σ_j (w̃_ij/|S_i|) δ̃_j,
-    because |S_i| · row sum = |S_j| · column sum. θ̃ is in the number system of θ.
+    z_v = Σ_i Σ_{u∈S_i} w_uv h̃_i = Σ_i w̃_ij h̃_i, and Σ_v w_uv δ_v = Σ_j (row sum) δ̃_j/|S_j| =
+    Σ_j (w̃_ij/|S_i|) δ̃_j, because |S_i| · row sum = |S_j| · column sum. θ̃ is in the number system of θ.
 
     Raises ``ValueError`` if C2 or C3 fails (the base network is then not defined), or for tied or fixed weights.
 
@@ -323,7 +323,7 @@ def quotient(dag: Dag, theta: Any, partition: UnitPartition) -> tuple[Dag, Array
 
 
 def printed_quotient(dag: Dag, theta: Any, partition: UnitPartition) -> tuple[Dag, Array]:
-    r"""As :func:`quotient` with the weights as *printed*, w̃_ij = (1/|S_i|) Σ w_uv (Barriers, Remark A.3): **not** a base.
+    r"""As :func:`quotient`, weights as *printed*, w̃_ij = (1/|S_i|) Σ w_uv (Barriers, Remark A.3): **not** a base.
 
     It divides by the source size. Kept to be refuted: it agrees with the corrected one only where |S_i| = |S_j|.
 
@@ -337,7 +337,7 @@ def printed_quotient(dag: Dag, theta: Any, partition: UnitPartition) -> tuple[Da
 
 
 def lumped_rates(dag: Dag, partition: UnitPartition) -> tuple[Fraction, ...]:
-    r"""Learning-rate factor of every base parameter in the lumped dynamics: |E_ij| / |S_j|², which is |S_i|/|S_j| if complete.
+    r"""Learning-rate factor of every base parameter in the lumped dynamics: |E_ij|/|S_j|² (complete: |S_i|/|S_j|).
 
     One gradient step of rate η on the clone, from a row and column equitable θ with singleton outputs, is *exactly* one
     step on the base network with rate η · factor for each parameter: w̃_ij moves by
@@ -353,7 +353,7 @@ def lumped_rates(dag: Dag, partition: UnitPartition) -> tuple[Fraction, ...]:
 
 
 def _base(dag: Dag, partition: UnitPartition) -> tuple[Dag, tuple[BlockPair, ...]]:
-    """The quotient graph. C3 makes the order of smallest units topological: the smallest v ∈ S_j has a source in S_i."""
+    """The quotient graph. C3 makes the order of smallest units topological: min S_j has a source in S_i."""
     require_free_weights(dag, "the quotient")
     pairs = block_pairs(dag, partition)
     broken = [v for v in valid_cloning_structure(dag, partition) if v.condition in ("C2", "C3")]
@@ -391,20 +391,21 @@ def require_free_weights(dag: Dag, what: str) -> None:
     if len(fixed):
         e = int(fixed[0])
         raise ValueError(
-            f"edge {dag.source[e]} → {dag.target[e]} has a fixed weight; {what} is defined for networks whose every edge "
-            "has its own trainable weight; give the edge a parameter"
+            f"edge {dag.source[e]} → {dag.target[e]} has a fixed weight; {what} is defined for networks whose "
+            "every edge has its own trainable weight; give the edge a parameter"
         )
     if dag.is_tied:
         raise ValueError(
-            f"{len(dag.param)} edges share {dag.num_params} parameters; {what} is defined for networks whose every edge "
-            "has its own trainable weight; untie them"
+            f"{len(dag.param)} edges share {dag.num_params} parameters; {what} is defined for networks whose "
+            "every edge has its own trainable weight; untie them"
         )
 
 
 def _check_bound(dag: Dag, partition: UnitPartition) -> None:
     if partition.num_units != dag.num_units:
         raise ValueError(
-            f"the partition has {partition.num_units} units, the network {dag.num_units}; use UnitPartition.of(dag, blocks)"
+            f"the partition has {partition.num_units} units, the network {dag.num_units}; "
+            "use UnitPartition.of(dag, blocks)"
         )
 
 

@@ -14,6 +14,7 @@ declares; instances alone are S2. A universal claim is settled true only by S4 o
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from collections.abc import Callable
@@ -25,7 +26,18 @@ from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
-from proofs_checks.claim import Assumption, Certificate, Claim, Evidence, Mutant, Needed, Scope, Strength, Verdict, Witness
+from proofs_checks.claim import (
+    Assumption,
+    Certificate,
+    Claim,
+    Evidence,
+    Mutant,
+    Needed,
+    Scope,
+    Strength,
+    Verdict,
+    Witness,
+)
 from proofs_checks.recheck import recheck
 
 
@@ -109,6 +121,7 @@ class Result:
 
     @property
     def as_expected(self) -> bool:
+        """Is the verdict the stated one, without errors, and is every mutant dead?"""
         survived = self.mutants["killed"] < self.mutants["tried"]
         return self.verdict == self.expected and not self.error and not survived
 
@@ -142,7 +155,12 @@ def search(
 
     phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
     options = settings(
-        max_examples=max(1, examples), database=None, deadline=None, phases=phases, suppress_health_check=list(HealthCheck), print_blob=False
+        max_examples=max(1, examples),
+        database=None,
+        deadline=None,
+        phases=phases,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
     )
     try:
         outcome.found = find(strategy, predicate, settings=options, random=Random(seed))
@@ -152,11 +170,44 @@ def search(
     return outcome
 
 
+def smallest(
+    strategy: SearchStrategy[Any],
+    check: Callable[[Any], Evidence],
+    wanted: Callable[[Evidence], bool],
+    *,
+    examples: int,
+    seed: str,
+    shrink: bool,
+    tries: int = 3,
+) -> Search:
+    """A search that, once it has found something, looks again from other seeds and keeps the shortest witness.
+
+    Shrinking is greedy and stops in local minima; a second start is the cheapest way out. Counts are those of the first.
+    """
+    first = search(strategy, check, wanted, examples=examples, seed=seed, shrink=shrink)
+    if first.evidence is None or not shrink or first.evidence.witness is None:
+        return first
+    best, size = first, _length(first.evidence)
+    for k in range(1, tries):
+        other = search(strategy, check, wanted, examples=examples, seed=f"{seed}:{k}", shrink=True)
+        if other.evidence is not None and _length(other.evidence) < size:
+            best, size = other, _length(other.evidence)
+    first.found, first.evidence = best.found, best.evidence
+    return first
+
+
+def _length(evidence: Evidence) -> int:
+    return len(json.dumps(evidence.witness())) if evidence.witness is not None else 1 << 30
+
+
 def fails(evidence: Evidence) -> bool:
+    """Does this evidence refute?"""
     return evidence.verdict is Verdict.FAILS
 
 
-def verify(claim: Claim, budget: Budget, seed: int | str = 0, progress: Callable[[str], None] = lambda part: None) -> Result:
+def verify(
+    claim: Claim, budget: Budget, seed: int | str = 0, progress: Callable[[str], None] = lambda part: None
+) -> Result:
     """Check one claim; an exception inside its check becomes the ``error`` of its row."""
     result = Result.of(claim)
     start = time.perf_counter()
@@ -191,8 +242,13 @@ def _statement(claim: Claim, budget: Budget, seed: int | str, result: Result) ->
     """Universal: look for a refutation. Existential: look for an instance that holds."""
     universal = claim.quantifier == "for all"
     wanted = fails if universal else (lambda evidence: evidence.verdict is Verdict.HOLDS)
-    outcome = search(
-        _checked(claim), claim.check, wanted, examples=_examples(budget.instances, claim), seed=f"{seed}:{claim.id}:statement", shrink=budget.shrink
+    outcome = smallest(
+        _checked(claim),
+        claim.check,
+        wanted,
+        examples=_examples(budget.instances, claim),
+        seed=f"{seed}:{claim.id}:statement",
+        shrink=budget.shrink,
     )
     result.instances, result.undecided = outcome.seen, outcome.undecided
     result.attained = {"count": outcome.attained, "found": outcome.attained > 0}
@@ -225,18 +281,33 @@ def _confirmed(claim: Claim, evidence: Evidence, role: str, variant: str, result
     document = {**evidence.witness(), "claim": claim.id, "role": role, "variant": variant}
     outcome = recheck(document)
     if not outcome.confirmed:
-        raise AssertionError(f"the independent checker does not confirm the {role} {variant} of {claim.id}: {outcome.explanation}")
+        raise AssertionError(
+            f"the independent checker does not confirm the {role} {variant} of {claim.id}: {outcome.explanation}"
+        )
     result.witnesses[":".join(filter(None, (role, variant)))] = document
     return document
 
 
-def _assumption(claim: Claim, assumption: Assumption, budget: Budget, seed: int | str, result: Result) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": assumption.name, "text": assumption.text, "needed": Needed.UNKNOWN.value, "instances": 0, "note": ""}
+def _assumption(
+    claim: Claim, assumption: Assumption, budget: Budget, seed: int | str, result: Result
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": assumption.name,
+        "text": assumption.text,
+        "needed": Needed.UNKNOWN.value,
+        "instances": 0,
+        "note": "",
+    }
     strategy = claim.without.get(assumption.name)
     if strategy is None:
         return row
     outcome = search(
-        strategy, claim.check, fails, examples=_examples(budget.searches, claim), seed=f"{seed}:{claim.id}:{assumption.name}", shrink=budget.shrink
+        strategy,
+        claim.check,
+        fails,
+        examples=_examples(budget.searches, claim),
+        seed=f"{seed}:{claim.id}:{assumption.name}",
+        shrink=budget.shrink,
     )
     row["instances"] = outcome.seen
     if outcome.evidence is None:
@@ -245,7 +316,9 @@ def _assumption(claim: Claim, assumption: Assumption, budget: Budget, seed: int 
     kept = [a.name for a in claim.assumptions if a is not assumption and not a.holds(outcome.found)]
     if assumption.holds(outcome.found) or kept:
         broken = [assumption.name] if assumption.holds(outcome.found) else kept
-        raise AssertionError(f"{claim.id} without {assumption.name}: the refutation does not drop that assumption alone ({broken})")
+        raise AssertionError(
+            f"{claim.id} without {assumption.name}: the refutation does not drop that assumption alone ({broken})"
+        )
     row.update(needed=Needed.YES.value, note=outcome.evidence.note)
     row["witness"] = _confirmed(claim, outcome.evidence, "assumption", assumption.name, result) is not None
     return row
@@ -273,7 +346,12 @@ def _attained(claim: Claim, budget: Budget, seed: int | str, result: Result) -> 
 def _mutant(claim: Claim, mutant: Mutant, budget: Budget, seed: int | str, result: Result) -> None:
     strategy = mutant.instances if mutant.instances is not None else claim.instances
     outcome = search(
-        strategy, mutant.check, fails, examples=_examples(budget.searches, claim), seed=f"{seed}:{claim.id}:mutant:{mutant.name}", shrink=budget.shrink
+        strategy,
+        mutant.check,
+        fails,
+        examples=_examples(budget.searches, claim),
+        seed=f"{seed}:{claim.id}:mutant:{mutant.name}",
+        shrink=budget.shrink,
     )
     killed = outcome.evidence is not None
     if outcome.evidence is not None:
@@ -281,7 +359,9 @@ def _mutant(claim: Claim, mutant: Mutant, budget: Budget, seed: int | str, resul
     note = outcome.evidence.note if outcome.evidence is not None else ""
     result.mutants["tried"] += 1
     result.mutants["killed"] += killed
-    result.mutants["rows"].append({"name": mutant.name, "text": mutant.text, "killed": killed, "instances": outcome.seen, "note": note})
+    result.mutants["rows"].append(
+        {"name": mutant.name, "text": mutant.text, "killed": killed, "instances": outcome.seen, "note": note}
+    )
 
 
 def _replay(certificate: Certificate) -> dict[str, Any]:

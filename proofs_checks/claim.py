@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from hypothesis.strategies import SearchStrategy
 
 
-class Verdict(str, Enum):
+class Verdict(StrEnum):
     """Outcome of a check. ``UNDECIDED`` is an outcome: a rank interval that does not close is neither a pass nor a fail."""
 
     HOLDS = "holds"
@@ -39,10 +39,11 @@ class Strength(IntEnum):
 
     @property
     def badge(self) -> str:
+        """"S0" to "S5"."""
         return f"S{int(self)}"
 
 
-class Scope(str, Enum):
+class Scope(StrEnum):
     """For which instances the evidence speaks."""
 
     NONE = "–"
@@ -53,7 +54,7 @@ class Scope(str, Enum):
     ALL = "∀"
 
 
-class Needed(str, Enum):
+class Needed(StrEnum):
     """Is an assumption needed? YES has a witness without it; NO was searched without it and nothing was found."""
 
     YES = "yes"
@@ -163,6 +164,8 @@ class Claim:
         names = [a.name for a in self.assumptions]
         unknown = set(self.without) - set(names)
         if unknown:
-            raise ValueError(f"{self.id}: `without` names {sorted(unknown)}, which are not among its assumptions {names}")
+            raise ValueError(
+                f"{self.id}: `without` names {sorted(unknown)}, which are not among its assumptions {names}"
+            )
         if self.quantifier not in ("for all", "exists"):
             raise ValueError(f"{self.id}: quantifier {self.quantifier!r}; write 'for all' or 'exists'")

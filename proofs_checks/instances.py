@@ -39,7 +39,9 @@ class Instance:
 
     def __repr__(self) -> str:
         widths = [len(b) for b in self.dag.blocks if len(b)]
-        lines = [f"blocks {widths}, activations {sorted(set(self.dag.activations))}, P = {self.dag.num_params}, loss {self.kind}"]
+        lines = [
+            f"blocks {widths}, activations {sorted(set(self.dag.activations))}, P = {self.dag.num_params}, loss {self.kind}"
+        ]
         lines += [f"theta = {_plain(self.theta)}", f"x = {_plain(self.x)}", f"y = {_plain(self.y)}"]
         return "Instance(" + "; ".join([*lines, *(f"{k} = {v}" for k, v in self.extra.items())]) + ")"
 
@@ -115,7 +117,11 @@ def _activation_text(name: str) -> str:
 
 def assertion(left: Any, op: str, right: Any) -> dict[str, Any]:
     """One line that the independent checker evaluates; ``left`` and ``right`` are quantities or exact numbers."""
-    return {"left": left if isinstance(left, dict) else number(left), "op": op, "right": right if isinstance(right, dict) else number(right)}
+    return {
+        "left": left if isinstance(left, dict) else number(left),
+        "op": op,
+        "right": right if isinstance(right, dict) else number(right),
+    }
 
 
 def quantity(name: str, net: str = "net", **arguments: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Strategies: exact instances that satisfy assumptions by construction, and shrink towards small plain networks.
 
 All numbers come from one block of bytes per instance (one choice for the search engine instead of hundreds), mapped so that
-0 comes first: everything shrinks towards zero weights, one sample, few and narrow layers. *Parity trick*: even weights and
+0 comes first: everything shrinks towards zero weights, one sample, few and narrow layers. Blocks have a few fixed sizes and
+structure is drawn before them, so that a smaller network can still read the numbers of the larger one. *Parity trick*: even weights and
 odd hidden biases on integer inputs make every pre-activation of a layered net odd, so that none ever sits on a kink.
 """
 
@@ -26,7 +27,10 @@ _ORDER = np.array([0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 8, -8])
 def integers_array(draw: DrawFn, shape: Sequence[int], bound: int = 4) -> np.ndarray:
     """Integers in [−bound, bound] (bound ≤ 8) as float64; shrinks towards zeros."""
     size = int(np.prod(shape))
-    raw = np.frombuffer(draw(st.binary(min_size=size, max_size=size)), dtype=np.uint8) if size else np.zeros(0, dtype=np.uint8)
+    drawn = 32
+    while drawn < size:
+        drawn *= 2
+    raw = np.frombuffer(draw(st.binary(min_size=drawn, max_size=drawn)), dtype=np.uint8)[:size]
     return _ORDER[raw % (2 * bound + 1)].reshape(tuple(shape)).astype(np.float64)
 
 
@@ -61,12 +65,18 @@ def kill_units(dag: Dag, theta: np.ndarray, x: np.ndarray, units: Sequence[int],
 
 @st.composite
 def widths(
-    draw: DrawFn, hidden_layers: tuple[int, int] = (1, 2), max_width: int = 4, max_inputs: int = 3, max_outputs: int = 2, min_width: int = 1
+    draw: DrawFn,
+    hidden_layers: tuple[int, int] = (1, 2),
+    max_width: int = 4,
+    max_inputs: int = 3,
+    max_outputs: int = 2,
+    min_width: int = 1,
 ) -> list[int]:
     """Layer widths, input first; shrinks towards few layers of width one."""
     depth = draw(st.integers(*hidden_layers))
-    hidden = [draw(st.integers(min_width, max_width)) for _ in range(depth)]
-    return [draw(st.integers(1, max_inputs)), *hidden, draw(st.integers(1, max_outputs))]
+    ends = [draw(st.integers(1, max_inputs)), draw(st.integers(1, max_outputs))]
+    hidden = [draw(st.integers(min_width, max_width)) for _ in range(hidden_layers[1])]
+    return [ends[0], *hidden[:depth], ends[1]]
 
 
 @st.composite
@@ -97,25 +107,33 @@ def layer_units(dag: Dag, layer: int) -> np.ndarray:
     return dag.blocks[layer + 1].units
 
 
+def _bit(dag: Dag, unit: int) -> int:
+    """Four bits per layer, so that a flag keeps its meaning when another layer is made narrower."""
+    level = int(dag.level[unit])
+    return (4 * (level - 1) + int(np.flatnonzero(layer_units(dag, level) == unit)[0]) % 4) % 12
+
+
 @st.composite
 def with_dead_units(
     draw: DrawFn, base: SearchStrategy[Instance], choose: Callable[[DrawFn, Dag], list[int]] | None = None
 ) -> Instance:
     """Make units of a ReLU net dead: those that ``choose`` draws, else any subset of the hidden units."""
+    flags = draw(st.integers(0, 2**12 - 1))
     instance = draw(base)
     dag = instance.dag
-    if choose is not None:
-        units = choose(draw, dag)
-    else:
-        flags = draw(st.integers(0, 2 ** len(dag.hidden) - 1))
-        units = [int(v) for k, v in enumerate(dag.hidden) if flags >> k & 1]
+    units = choose(draw, dag) if choose is not None else [v for v in dag.hidden.tolist() if flags >> _bit(dag, v) & 1]
     theta = kill_units(dag, instance.theta, instance.x, units)
     return replace(instance, theta=theta, extra={**instance.extra, "planted": tuple(units)})
 
 
 @st.composite
 def dag_instances(
-    draw: DrawFn, activation: str = "relu", max_hidden: int = 5, samples: tuple[int, int] = (1, 6), kind: str = "mse_sum", bound: int = 2
+    draw: DrawFn,
+    activation: str = "relu",
+    max_hidden: int = 5,
+    samples: tuple[int, int] = (1, 6),
+    kind: str = "mse_sum",
+    bound: int = 2,
 ) -> Instance:
     """A random DAG with skip connections on integers. Shrinks towards few hidden units.
 

@@ -95,7 +95,13 @@ def run(
 
 
 def _one_round(
-    todo: Sequence[tuple[Claim, int]], budget: Budget, seed: int, out: Path, jobs: int, progress: Progress, rows: dict[str, Row]
+    todo: Sequence[tuple[Claim, int]],
+    budget: Budget,
+    seed: int,
+    out: Path,
+    jobs: int,
+    progress: Progress,
+    rows: dict[str, Row],
 ) -> bool:
     """Check each claim once; False if interrupted."""
     tasks = [(c.id, budget.name, f"{seed}" if done == 0 else f"{seed}+{done}") for c, done in todo]
@@ -188,7 +194,9 @@ def _store(out: Path, row: Row) -> None:
     """Write the witnesses, then the row that points to them. ``witness`` becomes the path of the statement's witness."""
     for key, document in row.pop("witnesses", {}).items():
         role, _, variant = key.partition(":")
-        name = ".".join([row["id"], *([] if role == "counterexample" else [role]), *([_slug(variant)] if variant else [])])
+        name = ".".join(
+            [row["id"], *([] if role == "counterexample" else [role]), *([_slug(variant)] if variant else [])]
+        )
         path = out / "witnesses" / f"{name}.json"
         _write(path, document)
         if role == "counterexample":

@@ -114,8 +114,8 @@ def test_from_networkx_fills_in_what_is_not_said() -> None:
     dag = Dag.from_networkx(graph)
     assert (dag.num_inputs, dag.has_constant, dag.num_params, dag.activations) == (1, True, 3, ("relu", "identity"))
     assert list(dag.fixed.values()) == [Fraction(1, 3)]
-    out = evaluate(dag, torch.tensor([2.0, 1.0, 10.0]), torch.tensor([[3.0]])).output  # 10 relu(2·3 + 1) + 3/3
-    assert out.item() == pytest.approx(71.0)
+    out = evaluate(dag, torch.tensor([2.0, 1.0, 10.0]), torch.tensor([[3.0]])).output
+    assert out.item() == pytest.approx(10 * (1.0 * 3 + 2) + 3 / 3)  # edges in node order: the bias of a comes first
 
 
 def test_order_of_outputs_is_kept() -> None:

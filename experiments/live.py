@@ -1,0 +1,226 @@
+"""Claims judged on a network that is really being trained, beside what they talk about: dead units, bounds, certified rank.
+
+At some checkpoints of :mod:`experiments.permuted_labels` the network, with a batch of real digits, becomes an ``Instance``
+like those that the claims generate for themselves, and the *same* ``Claim`` objects check it. Weights are floats, floats
+are dyadic rationals: dead units, bounds and the rank interval are exact statements about this network, not measurements.
+
+The Hessian is that of the mean cross-entropy on the batch, and so are dead units and bounds: a unit that is dead on the
+batch may be alive on another image, which has its own column.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.permuted_labels import Checkpoint, PermutedLabels, checkpoints
+from lop_theory.bounds import dead_unit_bound, dead_unit_bound_corrected, gate_bound
+from lop_theory.dag import Dag
+from lop_theory.forward import gradient
+from lop_theory.frozen import frozen_manifold, numerically_dead_units
+from lop_theory.gates import gate_pattern
+from lop_theory.hessian import hessian
+from lop_theory.rank import NumericalRank, numerical_rank, rank_is_decided
+from proofs_checks.claim import Claim, Verdict
+from proofs_checks.instances import Instance, hessian_rank
+
+LIVE_CLAIMS = (
+    "spectral.dead-unit-bound",
+    "spectral.dead-unit-bound.repaired",
+    "spectral.gate-bound",
+    "barriers.thm2.1.frozen.repaired",
+)
+"""Claims that a live ReLU network satisfies the assumptions of, in the order of their columns."""
+
+
+@dataclass(frozen=True)
+class LiveConfig:
+    """Which run, at the end of which tasks (0 is the first), on how many images the Hessian is taken."""
+
+    run: PermutedLabels = field(default_factory=PermutedLabels)
+    tasks: tuple[int, ...] = (0, 1, 3, 5, 7)
+    batch: int = 150
+
+    def __post_init__(self) -> None:
+        outside = [t for t in self.tasks if not 0 <= t < self.run.tasks]
+        if not self.tasks or outside:
+            raise ValueError(f"tasks = {self.tasks}; give at least one, each from 0 to {self.run.tasks - 1}, the last task of the run")
+        if not 1 <= self.batch <= self.run.images:
+            raise ValueError(f"batch = {self.batch}; the run has {self.run.images} images: give a number from 1 to that")
+
+
+@dataclass(frozen=True)
+class LiveVerdict:
+    """What one claim says of one checkpoint. ``applies`` is empty, or why the claim does not speak about this network."""
+
+    claim: str
+    task: int
+    verdict: str
+    expected: str
+    observed: str = ""
+    predicted: str = ""
+    note: str = ""
+    applies: str = ""
+    error: str = ""
+
+    @property
+    def surprising(self) -> bool:
+        """Does it contradict the ledger? A claim that is true must not fail here; one that is false may well hold here."""
+        return bool(self.error) or (self.verdict == Verdict.FAILS.value and self.expected == Verdict.HOLDS.value)
+
+
+@dataclass(frozen=True)
+class LiveRow:
+    """One checkpoint: the columns of the table, before they are printed. Ranks and bounds are about the same Hessian."""
+
+    task: int
+    accuracy: float
+    hidden: int
+    dead: tuple[int, ...]  # per hidden layer, proved, on the batch
+    numerically_dead: int
+    dead_on_all: int
+    printed: int
+    corrected: int
+    gate: int
+    lower: int
+    upper: int
+    numerical: NumericalRank
+    residual: float
+    verdicts: tuple[LiveVerdict, ...]
+
+
+def live_rows(claims: Sequence[Claim], config: LiveConfig) -> Iterator[LiveRow]:
+    """Train, and judge the network at each chosen task with those of ``claims`` that are listed in ``LIVE_CLAIMS``."""
+    order = {name: k for k, name in enumerate(LIVE_CLAIMS)}
+    chosen = sorted((c for c in claims if c.id in order), key=lambda c: order[c.id])
+    for point in checkpoints(config.run):
+        if point.task in config.tasks:
+            yield judge(point, config.batch, chosen)
+        if point.task >= max(config.tasks):
+            return
+
+
+def judge(point: Checkpoint, batch: int, claims: Sequence[Claim]) -> LiveRow:
+    """The row of one checkpoint, on the first ``batch`` of its images (they are in random order)."""
+    dag, theta, x, y, kind = point.dag, point.theta, point.x[:batch], point.y[:batch], point.kind
+    gates = gate_pattern(dag, theta, x)
+    dead = gates.dead_units.tolist()
+    instance = Instance(dag, theta.numpy(), x.numpy(), y.numpy(), kind, {"units": tuple(dead)})
+    rank = hessian_rank(instance)
+    slope = gradient(dag, theta, x, y, kind)
+    normal = frozen_manifold(dag, theta, dead).normal_part(slope)
+    return LiveRow(
+        task=point.task,
+        accuracy=point.accuracy,
+        hidden=len(dag.hidden),
+        dead=tuple(int(np.isin(units, dead).sum()) for units in _hidden_layers(dag)),
+        numerically_dead=len(numerically_dead_units(dag, theta, x, tol=1e-12)),
+        dead_on_all=len(numerically_dead_units(dag, theta, point.x, tol=1e-12)),
+        printed=dead_unit_bound(dag, theta, x, gates),
+        corrected=dead_unit_bound_corrected(dag, theta, x, kind, gates),
+        gate=gate_bound(dag, theta, x, kind, gates),
+        lower=rank.lower,
+        upper=rank.upper,
+        numerical=numerical_rank(hessian(dag, theta, x, y, kind)),
+        residual=float(torch.as_tensor(normal).abs().max()),
+        verdicts=tuple(_verdict(claim, instance, point.task) for claim in claims),
+    )
+
+
+def _verdict(claim: Claim, instance: Instance, task: int) -> LiveVerdict:
+    """One claim on one network. What it raises becomes the error of this verdict; the others still run."""
+    about = {"claim": claim.id, "task": task, "expected": claim.expected.value}
+    try:
+        broken = [a.name for a in claim.assumptions if not a.holds(instance)]
+        if broken:
+            return LiveVerdict(**about, verdict=Verdict.NOT_RUN.value, applies=f"does not satisfy: {', '.join(broken)}")
+        evidence = claim.check(instance)
+    except Exception as error:
+        return LiveVerdict(**about, verdict=Verdict.UNDECIDED.value, error=f"{type(error).__name__}: {error}")
+    shown = {k: "" if v is None else str(v) for k, v in (("observed", evidence.observed), ("predicted", evidence.predicted))}
+    return LiveVerdict(**about, verdict=evidence.verdict.value, note=evidence.note, **shown)
+
+
+def _hidden_layers(dag: Dag) -> list[np.ndarray]:
+    return [units for block in dag.blocks if len(units := np.intersect1d(block.units, dag.hidden))]
+
+
+# -- the table -------------------------------------------------------------------------------------------------------------
+
+_COLUMNS = (
+    ("task", "tasks seen before this checkpoint"),
+    ("accuracy", "share of all training images that are labelled right at the end of the task"),
+    ("dead", "dead hidden units, per layer: inactive on every image of the batch, proved in exact arithmetic"),
+    ("numerically dead", "hidden units with slope at most 1e-12 on every image of the batch, in floating point"),
+    ("dead on all", "the same on all training images"),
+    ("printed bound", "upper bound on the rank of the Hessian as published: P − Σ over dead units of (I + O + 1)"),
+    ("corrected bound", "the same with the union of parameter sets, and the shift of the softmax"),
+    ("gate bound", "upper bound from the exact gate of every unit and image"),
+    ("certified rank", "proved interval [lower, upper] for the rank of the Hessian; one number if it is closed"),
+    ("numerical rank", "where the float64 spectrum has its largest gap, and that gap; undecided below 1e3"),
+    ("tangency residual", "largest component of the gradient normal to the frozen manifold of the dead units; 0 is tangent"),
+)
+
+
+def live_document(rows: Sequence[LiveRow], config: LiveConfig) -> dict[str, Any]:
+    """The rows as the JSON-ready table {"title", "columns", "rows", "note"}, and each verdict under "verdicts"."""
+    names = [v.claim for v in rows[0].verdicts] if rows else []
+    columns = [{"name": name, "help": text} for name, text in _COLUMNS]
+    columns += [{"name": name, "help": "verdict of this claim on this network"} for name in names]
+    return {
+        "title": "on a trained network",
+        "columns": columns,
+        "rows": [_cells(row) for row in rows],
+        "note": _note(rows, config),
+        "verdicts": [{**vars(v), "surprising": v.surprising} for row in rows for v in row.verdicts],
+    }
+
+
+def surprises(rows: Sequence[LiveRow]) -> list[LiveVerdict]:
+    """Verdicts that contradict the ledger."""
+    return [v for row in rows for v in row.verdicts if v.surprising]
+
+
+def _cells(row: LiveRow) -> list[Any]:
+    interval = str(row.lower) if row.lower == row.upper else f"[{row.lower}, {row.upper}]"
+    gap = "∞" if math.isinf(row.numerical.gap) else f"{row.numerical.gap:.2g}"
+    decided = "" if rank_is_decided(row.numerical) else ", undecided"
+    return [
+        row.task,
+        f"{row.accuracy:.3f}",
+        f"{' + '.join(map(str, row.dead))} of {row.hidden}",
+        row.numerically_dead,
+        row.dead_on_all,
+        row.printed,
+        row.corrected,
+        row.gate,
+        interval,
+        f"{row.numerical.rank} (gap {gap}{decided})",
+        "0" if row.residual == 0 else f"{row.residual:.1e}",
+        *(_word(v) for v in row.verdicts),
+    ]
+
+
+def _word(verdict: LiveVerdict) -> str:
+    if verdict.error:
+        return "error"
+    return "does not apply" if verdict.applies else verdict.verdict
+
+
+def _note(rows: Sequence[LiveRow], config: LiveConfig) -> str:
+    run = config.run
+    text = (
+        f"Real training: a {'-'.join(map(str, [64, *run.hidden, 10]))} {run.activation} network, P = {run.dag.num_params}, on "
+        f"{run.images} of scikit-learn's digits, labels permuted anew in each of {run.tasks} tasks; {run.optimizer}, step size "
+        f"{run.step_size:g}, {run.steps} steps of {run.batch} images per task, seed {run.seed}. Hessian of the mean "
+        f"cross-entropy on {config.batch} of the images."
+    )
+    beaten = [str(row.task) for row in rows if row.lower > row.printed]
+    if beaten:
+        text += f" The printed bound is below the proved rank after task {', '.join(beaten)}: it fails on a trained network."
+    return text
