@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+from experiments.errors import Failure
+
 BUDGETS = ("quick", "full", "deep")
 RESULTS = Path("results")
 
@@ -35,10 +37,6 @@ examples:
   lop verify --budget deep --jobs 8       adds rounds until Ctrl-C; the same command goes on where it stopped"""
 
 
-class Failure(Exception):
-    """An error of the user: one line, exit status 2."""
-
-
 class _Parser(argparse.ArgumentParser):
     """Errors in one line, without the usage text."""
 
@@ -51,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without Greek letters shows a question mark, not a traceback
+            stream.reconfigure(
+                errors="replace"
+            )  # a terminal without Greek letters shows a question mark, not a traceback
     try:
         options = _parser().parse_args(arguments)
         command: Callable[[argparse.Namespace], int] = options.command
@@ -73,18 +73,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="lop", description="The theory of loss of plasticity as claims that check themselves.", allow_abbrev=False)
+    parser = _Parser(
+        prog="lop", description="The theory of loss of plasticity as claims that check themselves.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"lop {_version()}")
     parser.set_defaults(command=_no_command)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _add_verify(commands)
 
     claims = _add(commands, "claims", _claims, "list the claims: id, verdict on record, source, title")
-    claims.add_argument("ids", nargs="*", metavar="ID", help="only these: an id, a prefix (spectral) or a glob ('barriers.*cloned*')")
+    claims.add_argument(
+        "ids", nargs="*", metavar="ID", help="only these: an id, a prefix (spectral) or a glob ('barriers.*cloned*')"
+    )
 
-    show = _add(commands, "show", _show, "print a claim: statement, source, assumptions, proof, mutants, repairs, last result")
+    show = _add(
+        commands, "show", _show, "print a claim: statement, source, assumptions, proof, mutants, repairs, last result"
+    )
     show.add_argument("ids", nargs="+", metavar="ID", help="id of a claim; a prefix or glob shows several")
-    show.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where earlier runs are (default: results)")
+    show.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="DIR", help="where earlier runs are (default: results)"
+    )
 
     recheck = _add(
         commands,
@@ -93,23 +101,38 @@ def _parser() -> argparse.ArgumentParser:
         "re-check witness files in exact arithmetic, without torch and without the code that found them",
         epilog="exit status: 0 all confirmed; 1 some not confirmed; 2 some not readable as a witness",
     )
-    recheck.add_argument("witnesses", nargs="+", type=Path, metavar="WITNESS", help="a witness file, or a folder of them")
+    recheck.add_argument(
+        "witnesses", nargs="+", type=Path, metavar="WITNESS", help="a witness file, or a folder of them"
+    )
     return parser
 
 
 def _add_verify(commands: Any) -> None:
-    verify = _add(commands, "verify", _verify, "check claims and print the ledger", description=VERIFY_HELP, epilog=VERIFY_EXAMPLES)
+    verify = _add(
+        commands,
+        "verify",
+        _verify,
+        "check claims and print the ledger",
+        description=VERIFY_HELP,
+        epilog=VERIFY_EXAMPLES,
+    )
     verify.add_argument("ids", nargs="*", metavar="ID", help="claims to check: id, prefix or glob (default: all)")
     verify.add_argument("--budget", choices=BUDGETS, default="quick", help="instances per claim (default: quick)")
     verify.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="same seed, same instances (default: 0)")
     verify.add_argument("--json", type=Path, metavar="FILE", help="also write the ledger as JSON here")
     verify.add_argument("--html", type=Path, metavar="FILE", help="also write the ledger as one offline web page here")
-    verify.add_argument("--out", type=Path, metavar="DIR", help="results folder (default: a fresh results/verify-BUDGET-seedN-…)")
-    verify.add_argument("--jobs", type=_whole(1), default=_processors(), metavar="N", help="processes (default: %(default)s here)")
+    verify.add_argument(
+        "--out", type=Path, metavar="DIR", help="results folder (default: a fresh results/verify-BUDGET-seedN-…)"
+    )
+    verify.add_argument(
+        "--jobs", type=_whole(1), default=_processors(), metavar="N", help="processes (default: %(default)s here)"
+    )
     verify.add_argument("--no-trained", action="store_true", help="leave out the table on a trained network")
 
 
-def _add(commands: Any, name: str, command: Callable[[argparse.Namespace], int], text: str, **more: str) -> argparse.ArgumentParser:
+def _add(
+    commands: Any, name: str, command: Callable[[argparse.Namespace], int], text: str, **more: str
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=text,
@@ -153,7 +176,11 @@ def _no_command(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    targets = [_writable_file(path, flag) for path, flag in ((options.json, "--json"), (options.html, "--html")) if path is not None]
+    targets = [
+        _writable_file(path, flag)
+        for path, flag in ((options.json, "--json"), (options.html, "--html"))
+        if path is not None
+    ]
     if len({path.resolve() for path in targets}) < len(targets):
         raise Failure(f"--json and --html both write {options.json}; give two different files")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: linear algebra on one thread, one process per job
@@ -165,6 +192,8 @@ def _verify(options: argparse.Namespace) -> int:
 def _writable_file(path: Path, flag: str) -> Path:
     """Raise now what would be raised after minutes of work. Opening is the only sure test; it leaves no trace."""
     existed = path.exists()
+    if not path.parent.is_dir():
+        raise Failure(f"{flag} {path} cannot be written: there is no folder {path.parent}")
     try:
         with path.open("a", encoding="utf-8"):
             pass
@@ -190,7 +219,9 @@ def _selected(patterns: Sequence[str]) -> list[Any]:
 def _claims(options: argparse.Namespace) -> int:
     claims = _selected(options.ids)
     table = [("id", "expected", "source", "title")]
-    table += [(c.id, c.expected.value, f"{c.source.arxiv} {c.source.version}, {c.source.label}", c.title) for c in claims]
+    table += [
+        (c.id, c.expected.value, f"{c.source.arxiv} {c.source.version}, {c.source.label}", c.title) for c in claims
+    ]
     widths = [max(len(row[k]) for row in table) for k in range(3)]
     for row in table:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip())

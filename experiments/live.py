@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,8 @@ LIVE_CLAIMS = (
     "spectral.dead-unit-bound",
     "spectral.dead-unit-bound.repaired",
     "spectral.gate-bound",
-    "barriers.thm2.1.frozen.repaired",
 )
-"""Claims that a live ReLU network satisfies the assumptions of, in the order of their columns."""
+"""Claims that judge a live network, in the order of the columns that show their verdicts."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,13 @@ class LiveConfig:
     def __post_init__(self) -> None:
         outside = [t for t in self.tasks if not 0 <= t < self.run.tasks]
         if not self.tasks or outside:
-            raise ValueError(f"tasks = {self.tasks}; give at least one, each from 0 to {self.run.tasks - 1}, the last task of the run")
+            raise ValueError(
+                f"tasks = {self.tasks}; give at least one, each from 0 to {self.run.tasks - 1}, the last task of the run"
+            )
         if not 1 <= self.batch <= self.run.images:
-            raise ValueError(f"batch = {self.batch}; the run has {self.run.images} images: give a number from 1 to that")
+            raise ValueError(
+                f"batch = {self.batch}; the run has {self.run.images} images: give a number from 1 to that"
+            )
 
 
 @dataclass(frozen=True)
@@ -134,16 +138,16 @@ def judge(point: Checkpoint, batch: int, claims: Sequence[Claim]) -> LiveRow:
 
 def _verdict(claim: Claim, instance: Instance, task: int) -> LiveVerdict:
     """One claim on one network. What it raises becomes the error of this verdict; the others still run."""
-    about = {"claim": claim.id, "task": task, "expected": claim.expected.value}
+    about = partial(LiveVerdict, claim=claim.id, task=task, expected=claim.expected.value)
     try:
         broken = [a.name for a in claim.assumptions if not a.holds(instance)]
         if broken:
-            return LiveVerdict(**about, verdict=Verdict.NOT_RUN.value, applies=f"does not satisfy: {', '.join(broken)}")
+            return about(verdict=Verdict.NOT_RUN.value, applies=f"does not satisfy: {', '.join(broken)}")
         evidence = claim.check(instance)
     except Exception as error:
-        return LiveVerdict(**about, verdict=Verdict.UNDECIDED.value, error=f"{type(error).__name__}: {error}")
-    shown = {k: "" if v is None else str(v) for k, v in (("observed", evidence.observed), ("predicted", evidence.predicted))}
-    return LiveVerdict(**about, verdict=evidence.verdict.value, note=evidence.note, **shown)
+        return about(verdict=Verdict.UNDECIDED.value, error=f"{type(error).__name__}: {error}")
+    observed, predicted = ("" if value is None else str(value) for value in (evidence.observed, evidence.predicted))
+    return about(verdict=evidence.verdict.value, observed=observed, predicted=predicted, note=evidence.note)
 
 
 def _hidden_layers(dag: Dag) -> list[np.ndarray]:
@@ -153,28 +157,33 @@ def _hidden_layers(dag: Dag) -> list[np.ndarray]:
 # -- the table -------------------------------------------------------------------------------------------------------------
 
 _COLUMNS = (
-    ("task", "tasks seen before this checkpoint"),
+    ("task", "tasks learned before this one"),
     ("accuracy", "share of all training images that are labelled right at the end of the task"),
-    ("dead", "dead hidden units, per layer: inactive on every image of the batch, proved in exact arithmetic"),
-    ("numerically dead", "hidden units with slope at most 1e-12 on every image of the batch, in floating point"),
-    ("dead on all", "the same on all training images"),
-    ("printed bound", "upper bound on the rank of the Hessian as published: P − Σ over dead units of (I + O + 1)"),
-    ("corrected bound", "the same with the union of parameter sets, and the shift of the softmax"),
-    ("gate bound", "upper bound from the exact gate of every unit and image"),
+    ("dead", "dead hidden units of each layer: inactive on every image of the batch, in exact arithmetic"),
+    ("dead (float)", "hidden units with slope at most 1e-12 on every image of the batch, in floating point"),
+    ("on all", "the same on all training images"),
+    ("printed bound", "bound on the rank as published, P − Σ over dead units of (I + O + 1), and what {} says here"),
+    (
+        "corrected bound",
+        "the same with the union of parameter sets and the shift of the softmax, and what {} says here",
+    ),
+    ("gate bound", "bound from the exact gate of every unit and image, and what {} says here"),
     ("certified rank", "proved interval [lower, upper] for the rank of the Hessian; one number if it is closed"),
-    ("numerical rank", "where the float64 spectrum has its largest gap, and that gap; undecided below 1e3"),
-    ("tangency residual", "largest component of the gradient normal to the frozen manifold of the dead units; 0 is tangent"),
+    ("numerical rank", "where the float64 spectrum has its largest gap; ?: the gap is below 1e3 and decides nothing"),
+    ("gap", "that gap, as a ratio of neighbouring singular values"),
+    (
+        "tangency residual",
+        "largest component of the gradient normal to the frozen manifold of the dead units; 0: exactly tangent",
+    ),
 )
+_JUDGED = dict(zip(("printed bound", "corrected bound", "gate bound"), LIVE_CLAIMS))
 
 
 def live_document(rows: Sequence[LiveRow], config: LiveConfig) -> dict[str, Any]:
     """The rows as the JSON-ready table {"title", "columns", "rows", "note"}, and each verdict under "verdicts"."""
-    names = [v.claim for v in rows[0].verdicts] if rows else []
-    columns = [{"name": name, "help": text} for name, text in _COLUMNS]
-    columns += [{"name": name, "help": "verdict of this claim on this network"} for name in names]
     return {
         "title": "on a trained network",
-        "columns": columns,
+        "columns": [{"name": name, "help": text.format(_JUDGED.get(name))} for name, text in _COLUMNS],
         "rows": [_cells(row) for row in rows],
         "note": _note(rows, config),
         "verdicts": [{**vars(v), "surprising": v.surprising} for row in rows for v in row.verdicts],
@@ -187,22 +196,23 @@ def surprises(rows: Sequence[LiveRow]) -> list[LiveVerdict]:
 
 
 def _cells(row: LiveRow) -> list[Any]:
+    """The cells of one row, in the order of the columns."""
+    bounds = {"printed bound": row.printed, "corrected bound": row.corrected, "gate bound": row.gate}
+    words = {v.claim: _word(v) for v in row.verdicts}
     interval = str(row.lower) if row.lower == row.upper else f"[{row.lower}, {row.upper}]"
     gap = "∞" if math.isinf(row.numerical.gap) else f"{row.numerical.gap:.2g}"
-    decided = "" if rank_is_decided(row.numerical) else ", undecided"
+    mark = "" if rank_is_decided(row.numerical) else " ?"
     return [
         row.task,
         f"{row.accuracy:.3f}",
-        f"{' + '.join(map(str, row.dead))} of {row.hidden}",
+        " + ".join(map(str, row.dead)),
         row.numerically_dead,
         row.dead_on_all,
-        row.printed,
-        row.corrected,
-        row.gate,
+        *(f"{bound} {words.get(_JUDGED[name], '')}".strip() for name, bound in bounds.items()),
         interval,
-        f"{row.numerical.rank} (gap {gap}{decided})",
+        f"{row.numerical.rank}{mark}",
+        gap,
         "0" if row.residual == 0 else f"{row.residual:.1e}",
-        *(_word(v) for v in row.verdicts),
     ]
 
 

@@ -54,7 +54,9 @@ class PermutedLabels:
             if field.name in ("batch", "steps", "tasks") and value < 1:
                 raise ValueError(f"{field.name} = {value}; it counts something and must be at least 1")
         if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden = {self.hidden}; give the width of each hidden layer, e.g. (24, 16), all at least 1")
+            raise ValueError(
+                f"hidden = {self.hidden}; give the width of each hidden layer, e.g. (24, 16), all at least 1"
+            )
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer = {self.optimizer!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
         if not 0 < self.step_size < np.inf:

@@ -54,7 +54,9 @@ def _result(row: dict[str, Any] | None) -> list[str]:
         return _field("last result", "none yet; run `lop verify` with this id")
     needed = ", ".join(f"{a['name']} {a['needed']}" for a in row["assumptions"])
     mutants = row["mutants"]
-    text = f"{row['verdict']}, {row['strength']} {row['scope']}, settled: {row['settled']}, {row['instances']} instances"
+    text = (
+        f"{row['verdict']}, {row['strength']} {row['scope']}, settled: {row['settled']}, {row['instances']} instances"
+    )
     lines = _field("last result", f"{text}, {row['seconds']:.1f} s ({row['file']})")
     lines += _field("needed", needed)
     lines += _field("mutants", f"{mutants['killed']} of {mutants['tried']} refuted" if mutants["tried"] else "")
@@ -69,5 +71,10 @@ def _field(name: str, text: str) -> list[str]:
         return []
     indent = " " * 13
     return textwrap.wrap(
-        words, WIDTH, initial_indent=f"{name:<13}", subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        words,
+        WIDTH,
+        initial_indent=f"{name:<13}",
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from experiments.cli import Failure
+from experiments.errors import Failure
 from experiments.live import LIVE_CLAIMS, LiveConfig, LiveRow, live_document, live_rows, surprises
 from experiments.permuted_labels import PermutedLabels
 from proofs_checks.claim import Claim
@@ -31,15 +31,19 @@ def run_verify(options: argparse.Namespace, claims: Sequence[Claim]) -> int:
     out = _prepare(options.out or default_out_dir(options.budget, options.seed), options.budget, options.seed)
     console = Console(stderr=True)
     started = time.perf_counter()
-    with Interrupts() as interrupts:
-        with ProgressReport(len(claims), console) as report:
-            rows = run(claims, options.budget, options.seed, out, options.jobs, report)
-        trained, contradictions = None, 0
-        if not options.no_trained and not interrupts.seen and any(c.id in LIVE_CLAIMS for c in claims):
+    trained, contradictions = None, 0
+    judged = not options.no_trained and any(c.id in LIVE_CLAIMS for c in claims)
+    with Interrupts() as interrupts, ProgressReport(len(claims), console) as report:
+        if judged and options.budget == "deep":  # which goes on until it is interrupted
+            trained, contradictions = _trained(claims, options.seed, report)
+        rows = run(claims, options.budget, options.seed, out, options.jobs, report)
+        if judged and trained is None and not interrupts.seen:
             trained, contradictions = _trained(claims, options.seed, report)
     wall = round(time.perf_counter() - started, 1)
     command = shlex.join(["lop", *sys.argv[1:]])
-    origin = provenance(options.seed, options.budget, command, jobs=options.jobs, wall_seconds=wall, interrupted=interrupts.seen)
+    origin = provenance(
+        options.seed, options.budget, command, jobs=options.jobs, wall_seconds=wall, interrupted=interrupts.seen
+    )
     ledger = build(rows, origin, trained)
     print_table(ledger, Console(width=None if sys.stdout.isatty() else 120))
     _write(ledger, out, options)
@@ -53,15 +57,23 @@ def _prepare(out: Path, budget: str, seed: int) -> Path:
     """Create the results folder. What an earlier run left is never overwritten; a deep run goes on with its own."""
     run_file, this_run = out / "run.json", {"budget": budget, "seed": seed}
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and not out.is_dir():
+            raise Failure(f"--out {out} is not a folder; give a new or empty folder")
+        if out.exists() and any(out.iterdir()):
             earlier = json.loads(run_file.read_text(encoding="utf-8")) if run_file.is_file() else None
             if budget != "deep" or earlier != this_run:
                 what = f"a run with budget {earlier['budget']}, seed {earlier['seed']}" if earlier else "other files"
-                raise Failure(f"--out {out} holds {what}; give a new or empty folder (only the same deep run goes on in its folder)")
+                raise Failure(
+                    f"--out {out} holds {what}; give a new or empty folder (only the same deep run goes on in its folder)"
+                )
         out.mkdir(parents=True, exist_ok=True)
         run_file.write_text(json.dumps(this_run) + "\n", encoding="utf-8")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else f"{run_file.name} in it is damaged"
+        reason = (
+            (error.strerror or str(error)).lower()
+            if isinstance(error, OSError)
+            else f"{run_file.name} in it is damaged"
+        )
         raise Failure(f"results folder {out} cannot be used: {reason}") from error
     return out
 
@@ -81,18 +93,27 @@ def _trained(claims: Sequence[Claim], seed: int, report: ProgressReport) -> tupl
         return (live_document(rows, config) if rows else None), 1
     contradictions = surprises(rows)
     for v in contradictions:
-        report.line(f"trained network: {v.claim} {v.verdict} after task {v.task}, expected {v.expected} {v.error or v.note}")
+        report.line(
+            f"trained network: {v.claim} {v.verdict} after task {v.task}, expected {v.expected} {v.error or v.note}"
+        )
     return (live_document(rows, config) if rows else None), len(contradictions)
 
 
 def _write(ledger: Row, out: Path, options: argparse.Namespace) -> None:
-    targets: list[tuple[Callable[[Row, Path], None], Path]] = [(write_json, out / "ledger.json"), (write_html, out / "ledger.html")]
-    targets += [(write, path) for write, path in ((write_json, options.json), (write_html, options.html)) if path is not None]
+    targets: list[tuple[Callable[[Row, Path], None], Path]] = [
+        (write_json, out / "ledger.json"),
+        (write_html, out / "ledger.html"),
+    ]
+    targets += [
+        (write, path) for write, path in ((write_json, options.json), (write_html, options.html)) if path is not None
+    ]
     for write, path in targets:
         try:
             write(ledger, path)
         except OSError as error:
-            raise Failure(f"{path} cannot be written: {error.strerror or error}; the rows are in {out / 'claims'}") from error
+            raise Failure(
+                f"{path} cannot be written: {error.strerror or error}; the rows are in {out / 'claims'}"
+            ) from error
 
 
 class Interrupts:
@@ -120,7 +141,13 @@ class ProgressReport:
         self.total, self.done, self.console = total, 0, console
         self.bar: Progress | None = None
         if console.is_terminal:
-            columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+            columns = (
+                SpinnerColumn(),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.description}"),
+            )
             self.bar = Progress(*columns, console=console, transient=True)
 
     def __enter__(self) -> ProgressReport:

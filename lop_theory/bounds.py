@@ -4,20 +4,22 @@ r"""Upper bounds on the rank of the Hessian of a data loss: one function per pub
 say which (unit, sample) pairs are *open* and which are *static* in a neighbourhood of θ. Let a ∈ R^P be such that
 
 * a_p = 0 unless every edge e = (u → v) of parameter p has u static on all samples on which v is open, and
-* Σ_{e = (u→v)} a_{p(e)} h_u(n) = 0 for every unit v and every sample n on which v is open.                            (1)
+* Σ_{e = (u→v)} a_{p(e)} h_u(n) = 0 for every unit v and every sample n on which v is open.                     (1)
 
-Then H a = 0. *Proof.* For all θ' near θ, ∂_a f_n(θ') = Σ_v (∂f_n/∂z_v)(θ') Σ_{e=(u→v)} a_{p(e)} h_u(θ', n). If v is closed
-on n, the first factor is 0 near θ; if it is open, the sum is a constant near θ, namely 0 by (1). So ∂_a f ≡ 0 near θ, hence
-∂_a L ≡ 0 there, and its gradient H a vanishes at θ. ∎  The solutions of (1) are a subspace; P − its dimension bounds
-rank H. A coarser pattern (more open, fewer static) gives a smaller subspace. This orders the bounds:
+Then H a = 0. *Proof.* For all θ' near θ, ∂_a f_n(θ') = Σ_v (∂f_n/∂z_v)(θ') Σ_{e=(u→v)} a_{p(e)} h_u(θ', n). If v is
+closed on n, the first factor is 0 near θ; if it is open, the sum is a constant near θ, namely 0 by (1). So ∂_a f ≡ 0
+near θ, hence ∂_a L ≡ 0 there, and its gradient H a vanishes at θ. ∎  The solutions of (1) are a subspace; P − its
+dimension bounds rank H. A coarser pattern (more open, fewer static) gives a smaller subspace. This orders the bounds:
 
     gate_bound ≤ constant_unit_bound ≤ dead_unit_bound_corrected,
 
 which know, in turn: everything per sample; the units constant on the batch and the bias; the units zero on the batch.
 
-**Softmax.** The loss is unchanged if all outputs move alike. If u has a trainable untied edge to each output, and these
-are linear and feed no unit, then a = Σ_o e_{w_uo} gives ∂_a f_n(θ') = h_u(θ', n)·(1, …, 1), so ∂_a L ≡ 0 and H a = 0. These
-vectors are independent, but may meet the subspace (1); what is counted is the dimension of the sum of the subspaces.
+**Softmax.** The loss is unchanged if all outputs move alike. If u has a trainable untied edge to each output, and
+these are linear and feed no unit, then a = Σ_o e_{w_uo} gives ∂_a f_n(θ') = h_u(θ', n)·(1, …, 1), so ∂_a L ≡ 0 and
+H a = 0. These vectors are independent, but may meet the subspace (1); what is counted is the dimension of the sum of
+the two subspaces. (If the outputs have different sources, combinations of several static sources may move them alike
+as well; these are not counted.)
 
 Assumed everywhere: H belongs to the data loss alone (no λ‖θ‖², no normalization), and no pre-activation is on a kink.
 """
@@ -58,10 +60,10 @@ __all__ = [
 class GateNullity:
     """Dimensions of proved null directions of the Hessian by cause; each direction is counted once.
 
-    ``closed``: parameters none of whose units is ever open (dead units, units behind them). ``silent``: parameters whose
-    sources are zero wherever the unit they feed is open (a connection that is never used). ``dependent``: linear relations
-    among the other static sources, on the samples on which the unit is open (too few samples, constant units).
-    ``softmax_shift``: moving all logits alike, beyond what the first three contain.
+    ``closed``: parameters none of whose units is ever open (dead units, and what only they pass on). ``silent``:
+    parameters whose sources are zero wherever the unit they feed is open (a connection that is never used).
+    ``dependent``: linear relations among the other static sources, on the samples on which the unit is open (too few
+    samples, constant units). ``softmax_shift``: moving all logits alike, beyond what the first three contain.
     """
 
     closed: int
@@ -75,7 +77,7 @@ class GateNullity:
         return self.closed + self.silent + self.dependent + self.softmax_shift
 
 
-# -- the published bound and its correction --------------------------------------------------------------------------------
+# -- the published bound and its correction ----------------------------------------------------------------------------
 
 
 def dead_unit_bound(dag: Dag, theta: Any, x: Any, gates: GatePattern | None = None) -> int:
@@ -93,14 +95,12 @@ def dead_unit_bound(dag: Dag, theta: Any, x: Any, gates: GatePattern | None = No
     """
     if dag.is_tied:
         raise ValueError(
-            "the network ties weights, but the printed bound counts one parameter per edge; use dead_unit_bound_corrected"
+            "the network ties weights, but the bound as printed counts edges; use dead_unit_bound_corrected"
         )
     gates = _pattern(dag, theta, x, gates)
     trainable = dag.param >= 0
-    ends = (
-        np.isin(dag.target, gates.dead_units)[trainable].sum() + np.isin(dag.source, gates.dead_units)[trainable].sum()
-    )
-    return dag.num_params - int(ends)
+    fan_in, fan_out = (int(np.isin(ends[trainable], gates.dead_units).sum()) for ends in (dag.target, dag.source))
+    return dag.num_params - fan_in - fan_out
 
 
 def dead_unit_bound_corrected(
@@ -108,9 +108,9 @@ def dead_unit_bound_corrected(
 ) -> int:
     """The dead-unit bound with the **union** of parameter sets: P − #{locally irrelevant parameters} − softmax shift.
 
-    A parameter is irrelevant if each of its edges leaves a dead unit or enters a unit without a path to an output around
-    the dead ones; this includes all that lies before a whole dead layer. For an MLP without a whole dead layer it is
-    P − Σ_l k_l (n_{l−1} + n_{l+1} + 1) + Σ_l k_l k_{l+1}. Proof: the lemma, with dead units static at 0 and no other fact.
+    A parameter is irrelevant if each of its edges leaves a dead unit or enters a unit without a path to an output
+    around the dead ones; this includes all that lies before a whole dead layer. For an MLP without a whole dead layer:
+    P − Σ_l k_l (n_{l−1} + n_{l+1} + 1) + Σ_l k_l k_{l+1}. Proof: the lemma, with dead units static at 0, nothing else.
 
     >>> from lop_theory.architectures import mlp
     >>> theta = [0, 0, -1, 2, 0, 2, 2, 0, 1, -2, 1, 0, -1]
@@ -131,8 +131,8 @@ def constant_unit_bound(dag: Dag, theta: Any, x: Any, kind: str = "mse_sum", gat
 
         next layer has biases:  k (I + O + 1),        without:  k (I + 1) + O (max(k − k₀ − 1, 0) + k₀)
 
-    (I instead of I + 1 where the units themselves have no bias). Proof: the lemma. The printed k (I + O + 1) is thus too
-    large without biases. A soft saturation (tanh) is not constant: it moves with θ.
+    (I instead of I + 1 where the units themselves have no bias). Proof: the lemma. The printed k (I + O + 1) is thus
+    too large without biases. A soft saturation (tanh) is not constant: it moves with θ.
 
     >>> from lop_theory.architectures import mlp
     >>> net, x = mlp([1, 2, 1], "hard_tanh", bias=False), [[1], [2]]
@@ -145,7 +145,7 @@ def constant_unit_bound(dag: Dag, theta: Any, x: Any, kind: str = "mse_sum", gat
     return dag.num_params - _count(frozen_pattern(dag, units, gates.value[0, units], keep_constant=True), kind).total
 
 
-# -- the gate bound --------------------------------------------------------------------------------------------------------
+# -- the gate bound ----------------------------------------------------------------------------------------------------
 
 
 def gate_bound(dag: Dag, theta: Any, x: Any, kind: str = "mse_sum", gates: GatePattern | None = None) -> int:
@@ -180,7 +180,7 @@ def gate_null_directions(
     """A basis of the same null space, as columns [P, nullity] of exact rationals: a certificate that H B = 0.
 
     >>> from lop_theory.architectures import mlp
-    >>> gate_null_directions(mlp([1, 1, 1]), [1, 1, 1, 0], [[2]]).transpose()        # 2 ∂/∂b − ∂/∂w, or a multiple of it
+    >>> gate_null_directions(mlp([1, 1, 1]), [1, 1, 1, 0], [[2]]).transpose()        # 2 ∂/∂b − ∂/∂w
     [-1, 2, 0, 0]
     """
     check_loss_kind(kind)
@@ -210,13 +210,13 @@ def softmax_shift_dimension(dag: Dag) -> int:
     return len(_shifts(dag))
 
 
-# -- solving (1) -----------------------------------------------------------------------------------------------------------
+# -- solving (1) -------------------------------------------------------------------------------------------------------
 
 
 class _Block(NamedTuple):
-    """The parameters of units that share parameters (one unit, if untied) which may occur in (1).
+    """The parameters that may occur in (1), of one unit or of several units that share parameters.
 
-    ``closed``, ``silent``: alone null, see :class:`GateNullity`. ``others`` [k]: the rest, with the equations ``rows`` [R, k].
+    ``closed``, ``silent``: null alone, see :class:`GateNullity`. ``others`` [k]: the rest, with equations ``rows`` [R, k].
     """
 
     closed: np.ndarray
@@ -260,22 +260,20 @@ def _blocks(gates: GatePattern) -> Iterator[_Block]:
         params, place = np.unique(dag.param[edges], return_inverse=True)
         is_open = gates.open[:, targets]
 
-        def some(per_edge: np.ndarray, place: np.ndarray = place, size: int = len(params)) -> np.ndarray:
+        def some(per_edge: Any, place: np.ndarray = place, size: int = len(params)) -> np.ndarray:
             return np.bincount(place, per_edge, minlength=size) > 0  # true of some edge of the parameter
 
         opened = some(is_open.any(0))
         moving = some((is_open & ~gates.static[:, sources]).any(0))
         sounding = some((is_open & ~gates.zero[:, sources]).any(0))
         chosen = ~moving & sounding
-        rows = (
-            _equations(gates, edges[chosen[place]], params[chosen]) if chosen.any() else np.zeros((0, 0), dtype=object)
-        )
+        rows = _equations(gates, edges[chosen[place]], params[chosen])
         yield _Block(params[~opened], params[opened & ~sounding], params[chosen], rows)
 
 
 def _equations(gates: GatePattern, edges: np.ndarray, params: np.ndarray) -> np.ndarray:
     """Rows of (1) [R, len(params)]: one for each unit of the group and each sample on which it is open."""
-    dag, parts = gates.dag, []
+    dag, parts = gates.dag, [np.zeros((0, len(params)), dtype=object)]
     for v in np.unique(dag.target[edges]):
         mine = edges[dag.target[edges] == v]
         samples = np.flatnonzero(gates.open[:, v])
@@ -315,7 +313,7 @@ def _kernel(rows: np.ndarray) -> list[list[Any]]:
 
 def _echelon(rows: np.ndarray) -> tuple[flint.fmpq_mat, list[int]]:
     """(reduced row echelon form, pivot columns)."""
-    reduced, rank = flint.fmpq_mat(*rows.shape, rows.ravel().tolist()).rref()
+    reduced, rank = flint.fmpq_mat(rows.shape[0], rows.shape[1], rows.ravel().tolist()).rref()
     pivots = [next(c for c in range(rows.shape[1]) if reduced[r, c] != 0) for r in range(rank)]
     return reduced, pivots
 
@@ -327,7 +325,7 @@ def _combination(dag: Dag, entries: dict[int, Any]) -> np.ndarray:
     return vector
 
 
-# -- softmax ---------------------------------------------------------------------------------------------------------------
+# -- softmax -----------------------------------------------------------------------------------------------------------
 
 
 def _shifts(dag: Dag) -> list[tuple[int, np.ndarray]]:
@@ -345,9 +343,9 @@ def _shifts(dag: Dag) -> list[tuple[int, np.ndarray]]:
 def _new_shifts(gates: GatePattern) -> list[np.ndarray]:
     """Parameters of those shifts that together extend the solutions of (1) to a basis of the sum of both subspaces.
 
-    Σ_u c_u a_u solves (1) iff c vanishes on the sources that are not static, and Σ_u c_u h_u(n) = 0 for all n (each output
-    is open on every sample and gives the same equations). So the intersection has dimension #static − rank [h_u(n)], and
-    new are the sources that are not static and, of the static ones, a set of independent columns.
+    Σ_u c_u a_u solves (1) iff c vanishes on the sources that are not static, and Σ_u c_u h_u(n) = 0 for all n (each
+    output is open on every sample and gives the same equations). So the intersection has dimension
+    #static − rank [h_u(n)], and new are the sources that are not static and, of the static ones, independent columns.
     """
     shifts = _shifts(gates.dag)
     static = [gates.static[:, u].all() for u, _ in shifts]

@@ -49,8 +49,8 @@ from lop_theory.rank import exact_rank
 
 FloatArray = npt.NDArray[np.float64]
 
-_EXACT_PARAMS = 400  # largest P for which an open interval is closed by elimination over Q …
-_EXACT_WORK = 3e6  # … if N P², the number of rational multiplications, is at most this
+_EXACT_PARAMS = 250  # largest P for elimination over Q: seconds, but a minute at 400 if null vectors have long entries
+_EXACT_WORK = 3e6  # largest N P², about the number of rational multiplications in the exact Hessian
 _PIVOT_PARAMS = 150  # largest P for elimination in balls
 _MOST_BITS = 1024
 _UNIT = 2.0**-53  # rounding unit of float64
@@ -107,11 +107,8 @@ def _rational(dag: Dag, theta: torch.Tensor, x: torch.Tensor, y: torch.Tensor, k
     if kind == "cross_entropy":
         below += ", with e^(1/denominator of the logits), which is transcendental, sent to a primitive root"
     upper, above = _upper(dag, theta, x, kind, _unit_pieces(dag, run))
-    if (
-        lower < upper
-        and kind != "cross_entropy"
-        and dag.num_params <= min(_EXACT_PARAMS, (_EXACT_WORK / len(x)) ** 0.5)
-    ):
+    affordable = dag.num_params <= min(_EXACT_PARAMS, (_EXACT_WORK / len(x)) ** 0.5)
+    if lower < upper and kind != "cross_entropy" and affordable:
         rank = exact_rank(exact_hessian(dag, theta, x, y, kind))
         return CertifiedRank(rank, rank, "both: elimination over Q of the exact Hessian")
     return CertifiedRank(lower, upper, f"{below}; {above}")
@@ -144,19 +141,17 @@ def _upper(
     alternative = _gate_bound(smaller, theta[torch.from_numpy(kept)], x, kind, pieces)
     alternative += 2 * sum(border for _, border in muted)
     if alternative < bound:
-        return (
-            alternative,
-            f"{reason}, with {len(muted)} muted units (their outgoing weights have no effect) disconnected",
-        )
+        reason += f", after disconnecting {len(muted)} muted units (their outgoing weights have no effect)"
+        return alternative, reason
     return bound, reason
 
 
 def _gate_bound(dag: Dag, theta: torch.Tensor, x: torch.Tensor, kind: str, pieces: npt.NDArray[np.int64] | None) -> int:
     try:
         gates = gate_pattern(dag, theta, x, pieces)
-    except (
-        ValueError
-    ):  # a kinked unit behind a smooth one: rational arithmetic cannot decide its piece, so know nothing
+    except KinkError:
+        raise
+    except ValueError:  # rational arithmetic cannot decide the piece of a kinked unit behind a smooth one: know nothing
         gates = frozen_pattern(dag, np.array([], dtype=np.int64), [], keep_constant=False)
     return gate_bound(dag, theta, x, kind, gates)
 
@@ -218,11 +213,12 @@ def _smooth(dag: Dag, theta: torch.Tensor, x: torch.Tensor, y: torch.Tensor, kin
     while True:
         try:
             balls = ball_hessian(dag, theta, x, y, kind, bits)
-        except KinkError:
+        except KinkError:  # not yet proved to be off a kink: H is not known to exist
             if 2 * bits > _MOST_BITS:
                 raise
-        else:
-            lower, below = max((lower, below), _count(balls, upper, bits), key=lambda pair: pair[0])
+            bits *= 2
+            continue
+        lower, below = max((lower, below), _count(balls, upper, bits), key=lambda pair: pair[0])
         if lower == upper or dag.num_params > _PIVOT_PARAMS or 2 * bits > _MOST_BITS:
             return CertifiedRank(lower, upper, f"{below}; {above}")
         bits *= 2
@@ -254,7 +250,7 @@ def nonzero_eigenvalues(balls: npt.NDArray[Any]) -> int:
 
 
 def _scale(middle: FloatArray, radius: FloatArray, d: FloatArray) -> tuple[FloatArray, float]:
-    """(D A D, bound of ‖D E D‖) for powers of two d; an underflow costs at most one smallest float."""
+    """(D A D, bound of ‖D E D‖) for powers of two d; what underflows is far below the slack of :func:`_frobenius`."""
     with np.errstate(under="ignore"):
         scaled = d[:, None] * radius * d[None, :] * (1 + 8 * _UNIT) + 4 * _TINY
         return d[:, None] * middle * d[None, :], _frobenius(scaled)
@@ -288,11 +284,14 @@ def _equilibrate(middle: FloatArray) -> FloatArray:
         exponent = np.clip(exponent + step, -250.0, 250.0)
         with np.errstate(under="ignore"):
             size = np.exp2(exponent)[:, None] * np.abs(middle) * np.exp2(exponent)[None, :]
-    return np.exp2(exponent)
+    return np.asarray(np.ldexp(1.0, exponent.astype(np.int64)))
 
 
 def _frobenius(matrix: FloatArray) -> float:
-    """An upper bound of the Frobenius norm: the computed one, enlarged by the a-priori error of a sum of n² squares."""
+    """An upper bound of the Frobenius norm: the computed one plus the a-priori error of a sum of n² squares.
+
+    1e-160 per entry covers squares that underflow, and every other underflow of this module.
+    """
     return float(np.sqrt(np.sum(matrix * matrix))) * (1 + (matrix.size + 8) * 2 * _UNIT) + 1e-160 * matrix.size
 
 

@@ -1,9 +1,9 @@
 r"""The rank of the Hessian on the cloned manifold, as an exact formula.
 
-Let a hidden unit with incoming weights w, sources h̃ [J] (the bias included), pre-activation z = ⟨w, h̃⟩ and outgoing weights
-V [O'] be replaced by m copies with the same w and outgoing weights λ_i V, Σ λ_i = 1. The function is unchanged, and
+Let a hidden unit with incoming weights w, sources h̃ [J] (the bias included), pre-activation z = ⟨w, h̃⟩ and outgoing
+weights V [O'] be replaced by m copies with the same w and outgoing weights λ_i V, Σ λ_i = 1. The function is unchanged,
 
-    rank H = rank H_reduced + rank K,     K = [[0, T ⊗ A], [Tᵀ ⊗ Aᵀ, U ⊗ B]]                                           (1)
+    rank H = rank H_reduced + rank K,     K = [[0, T ⊗ A], [Tᵀ ⊗ Aᵀ, U ⊗ B]]                                       (1)
 
     A = Σ_n δ_n φ'(z_n) h̃_nᵀ [O', J],     B = Σ_n ⟨δ_n, V⟩ φ''(z_n) h̃_n h̃_nᵀ [J, J],     δ = ∂L/∂z of the units fed,
 
@@ -11,15 +11,16 @@ V [O'] be replaced by m copies with the same w and outgoing weights λ_i V, Σ �
 
 For m = 2, K is congruent to [[0, A], [Aᵀ, λ(1 − λ) B]]; for a piecewise linear φ, B = 0 and rank K = 2 (m − 1) rank A.
 
-*Proof.* Write a variation of copy i as dw_i = dw + b_i, dv_i = λ_i s + a_i with Σ λ_i b_i = 0 and Σ a_i = 0; as Σ λ_i = 1, this is
-an invertible linear change of coordinates: dw = Σ λ_i dw_i, s = Σ dv_i. What the copies add to the units they feed is, to
-second order and with β_i = ⟨b_i, h̃⟩,
+*Proof.* Write a variation of copy i as dw_i = dw + b_i, dv_i = λ_i s + a_i with Σ λ_i b_i = 0 and Σ a_i = 0; as
+Σ λ_i = 1, this is an invertible linear change of coordinates: dw = Σ λ_i dw_i, s = Σ dv_i. What the copies add to the
+units they feed is, to second order and with β_i = ⟨b_i, h̃⟩,
 
-    Σ_i (λ_i V + dv_i) φ(z + dz + β_i) = [the same for one unit with variations dw, s] + φ' Σ_i a_i β_i + ½ V φ'' Σ_i λ_i β_i²,
+    Σ_i (λ_i V + dv_i) φ(z + dz + β_i) = (V + s) φ(z + dz) + φ' Σ_i a_i β_i + ½ V φ'' Σ_i λ_i β_i²,
 
-because all mixed terms carry Σ λ_i β_i = 0 or Σ a_i = 0 (dz may contain variations of earlier weights). Hence in these
-coordinates H is H_reduced ⊕ K with ½ kᵀ K k = Σ_n ⟨δ_n, φ' Σ a_i β_i + ½ V φ'' Σ λ_i β_i²⟩, and congruence keeps the rank. T is
-non-singular: b ∈ {Σ λ_i b_i = 0} orthogonal to all a is a multiple of (1, …, 1), and Σ λ_i = 1. ∎
+because all other terms carry Σ λ_i β_i = 0 or Σ a_i = 0 (dz is common to the copies: dw and variations of earlier
+weights). The first term is what one unit adds. Hence in these coordinates H is H_reduced ⊕ K, with
+½ kᵀ K k = Σ_n ⟨δ_n, φ' Σ a_i β_i + ½ V φ'' Σ λ_i β_i²⟩, and congruence keeps the rank. T is non-singular: an element b
+of {Σ λ_i b_i = 0} that is orthogonal to all a is a multiple of (1, …, 1), and Σ λ_i = 1. ∎
 
 Only the sources, the targets and the absence of ties enter, so (1) holds for every DAG, and for several classes of
 clones by collapsing one class after the other. Source: *Barriers* (arXiv 2510.00304) §2 states the cloned manifold; the
@@ -48,7 +49,7 @@ __all__ = ["cloned_rank", "cloned_rank_formula", "ClonedRank", "clone_form"]
 
 @dataclass(frozen=True)
 class ClonedRank:
-    """Both sides of (1): ``reduced`` = rank H of the network with every class collapsed, ``excess`` = rank K by class."""
+    """Terms of (1): ``reduced`` = rank H of the network with every class collapsed, ``excess`` = rank K by class."""
 
     reduced: int
     excess: tuple[int, ...]
@@ -74,8 +75,9 @@ def cloned_rank(
     """rank H of a network with cloned hidden units, by formula (1). Exact: equality, not only an upper bound.
 
     ``partition``: a :class:`UnitPartition`, or just the classes of cloned units; classes of one unit are skipped.
-    Covered: untied networks, activations that are exact over Q, ``mse_sum`` and ``mse``; copies have the same activation,
-    sources and targets, equal incoming weights, and outgoing weights that are collinear, with Σ_i v_i ≠ 0 or all zero.
+    Covered: untied networks, activations that are exact over Q, ``mse_sum`` and ``mse``; copies have the same
+    activation, sources and targets, no fixed weights, equal incoming weights, and outgoing weights that are collinear,
+    with Σ_i v_i ≠ 0 or all zero.
     Anything else raises ``ValueError``.
 
     >>> from lop_theory.architectures import mlp
@@ -99,12 +101,11 @@ def cloned_rank_formula(
     if kind not in ("mse_sum", "mse"):
         raise ValueError(f"kind {kind!r}: the formula is evaluated over the rationals; use mse_sum or mse")
     if dag.is_tied:
-        raise ValueError(
-            "the network ties weights; the formula assumes that every copy has its own parameters; untie them"
-        )
+        raise ValueError("the network ties weights; the formula assumes that every copy has its own; untie them")
     theta, x, y = rational_array(theta), rational_array(x), rational_array(y)
     excess = []
-    classes = [sorted(int(u) for u in members) for members in getattr(partition, "blocks", partition)]
+    blocks = partition.blocks if isinstance(partition, UnitPartition) else partition
+    classes = [sorted(int(u) for u in members) for members in blocks]
     classes = [members for members in classes if len(members) > 1]
     _check_disjoint(dag, classes)
     name = np.arange(dag.num_units)  # number of each unit of the given network in the collapsed one, −1 if removed
@@ -120,7 +121,8 @@ def clone_form(dag: Dag, theta: Any, x: Any, y: Any, kind: str, members: Iterabl
     """K of (1) for one class of clones: symmetric, object array of ``fmpq`` of size (m − 1)(O' + J).
 
     >>> from lop_theory.architectures import mlp
-    >>> clone_form(mlp([1, 2, 1]), [1, 1, 1, 1, 2, 2, -3], [[1]], [[0]], "mse_sum", [2, 3]).tolist()   # A = [5, 5], T = −2
+    >>> theta = [1, 1, 1, 1, 2, 2, -3]
+    >>> clone_form(mlp([1, 2, 1]), theta, [[1]], [[0]], "mse_sum", [2, 3]).tolist()   # A = [5, 5], T = −2
     [[0, -10, -10], [-10, 0, 0], [-10, 0, 0]]
     """
     units = sorted(int(u) for u in members)
@@ -137,7 +139,7 @@ def _check_disjoint(dag: Dag, classes: list[list[int]]) -> None:
         raise ValueError(f"units {outside} are not hidden units of this network; only hidden units have clones here")
 
 
-# -- collapsing a class ----------------------------------------------------------------------------------------------------
+# -- collapsing a class ------------------------------------------------------------------------------------------------
 
 
 def _collapse(dag: Dag, theta: np.ndarray, members: list[int]) -> _Merged:
@@ -185,7 +187,7 @@ def _weights(dag: Dag, theta: np.ndarray, members: list[int], side: str) -> np.n
         edges, ends = edges[np.argsort(ends)], np.sort(ends)
         if (dag.param[edges] < 0).any():
             raise ValueError(
-                f"unit {u} has fixed weights; the formula varies every weight of a copy; make them parameters"
+                f"unit {u} has fixed weights; the formula varies every weight of a copy; make them trainable"
             )
         neighbours.append(ends.tolist())
         rows.append(theta[dag.param[edges]])
@@ -200,7 +202,7 @@ def _coefficients(outgoing: np.ndarray, total: np.ndarray, members: list[int]) -
     if not len(nonzero):
         if (outgoing != 0).any():
             raise ValueError(
-                f"outgoing weights of units {members} cancel (Σ v_i = 0); the formula needs Σ λ_i = 1; not covered"
+                f"outgoing weights of units {members} cancel (Σ v_i = 0); the formula needs v_i = λ_i V with Σ λ_i = 1"
             )
         return rational_array([1] + [0] * (len(members) - 1))
     coefficients = outgoing[:, nonzero[0]] / total[nonzero[0]]
@@ -209,7 +211,7 @@ def _coefficients(outgoing: np.ndarray, total: np.ndarray, members: list[int]) -
     return np.asarray(coefficients, dtype=object)
 
 
-# -- the form K ------------------------------------------------------------------------------------------------------------
+# -- the form K --------------------------------------------------------------------------------------------------------
 
 
 def _form(merged: _Merged, x: np.ndarray, y: np.ndarray, kind: str) -> np.ndarray:

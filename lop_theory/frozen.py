@@ -44,8 +44,9 @@ def saturated_units(dag: Dag, theta: Any, x: Any, exact: bool = True) -> dict[in
     """Units strictly inside a flat piece on every sample of x [N, I], with the constant they hold.
 
     The value is one Fraction, or one per sample if the piece differs. ``exact=True`` proves it: over Q if all
-    activations are piecewise linear or polynomial, else by ball arithmetic (a unit too close to a breakpoint to
-    be decided is left out). ``exact=False`` compares the *rounded* pre-activations of tensors θ and x: fast, and no proof.
+    activations are piecewise linear or polynomial, else by ball arithmetic, which raises
+    :class:`~lop_theory.activations.KinkError` if some z is too close to a breakpoint to be decided. ``exact=False``
+    compares *rounded* pre-activations of tensors θ and x: fast, no proof.
 
     >>> from lop_theory.architectures import mlp
     >>> net = mlp([1, 2, 1], "hard_tanh")
@@ -319,7 +320,7 @@ def margin_persists(weight: Sequence[Any], bias: Any, x: Any, squared_distance: 
 
     With γ = −max_n (w · x_n + b) over the old inputs x [N, I]: if γ > 0 and ‖w‖_2 d < γ then w · x' + b < 0 for every
     x' within distance d of some x_n, because w · x' + b ≤ −γ + ‖w‖_2 ‖x' − x_n‖. ``squared_distance`` is d², exactly,
-    for instance :func:`one_sided_distance_squared`; the comparison is ‖w‖² d² < γ². For a deeper unit x are its sources.
+    for instance :func:`one_sided_distance_squared`; compared is ‖w‖² d² < γ². For a deeper unit x are its sources.
 
     >>> margin_persists([3, 4], -10, [[0, 0]], "399/100")                                  # γ = 10, ‖w‖ = 5
     True

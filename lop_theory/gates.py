@@ -1,4 +1,4 @@
-r"""Gate patterns: on which samples a unit passes a signal, and on which its activation does not depend on the parameters.
+r"""Gate patterns: on which samples a unit passes a signal, and on which its activation does not move with θ.
 
 Off the kinks a piecewise linear activation runs through one linear piece on each sample, and through the same piece for
 all parameters near θ. Two facts about (unit v, sample n) then hold *in a whole neighbourhood of θ*, whatever the loss:
@@ -28,7 +28,7 @@ import numpy as np
 
 from lop_theory.activations import Activation, get_activation
 from lop_theory.arithmetic import RATIONALS, rational_array, to_fmpq
-from lop_theory.dag import CONSTANT_BLOCK, FIRST_COMPUTED_BLOCK, Dag
+from lop_theory.dag import CONSTANT_BLOCK, FIRST_COMPUTED_BLOCK, INPUT_BLOCK, Dag
 from lop_theory.forward import tile_weights
 
 __all__ = ["GatePattern", "linear_pieces", "gate_pattern", "frozen_pattern"]
@@ -61,7 +61,7 @@ class GatePattern:
 
     @cached_property
     def slope(self) -> np.ndarray:
-        """Slope f' of each (sample, unit) as ``Fraction``, 1 on inputs and the constant; ``None`` if not piecewise linear."""
+        """Slope f' of each (sample, unit) as ``Fraction``: 1 on inputs and the constant, ``None`` if not piecewise linear."""
         slopes = np.full(self.piece.shape, Fraction(1), dtype=object)
         for v in range(self.dag.first_computed, self.dag.num_units):
             table = np.array([*get_activation(self.dag.activation(v)).slopes, None], dtype=object)
@@ -86,8 +86,8 @@ def gate_pattern(dag: Dag, theta: Any, x: Any, pieces: np.ndarray | None = None)
     """The gate pattern of the network at θ [P] on the batch x [N, I] (floats, integers or rationals, all read exactly).
 
     ``pieces`` [N, num_units]: pieces that are already known (as from :func:`linear_pieces`), which saves the exact
-    forward pass; θ is then not read. Raises ``KinkError`` if a pre-activation is exactly on a breakpoint, ``ValueError``
-    on wrong shapes, NaN, or a unit with breakpoints behind a unit that is not exact (its piece is undecidable here).
+    forward pass; θ is then not read. Raises ``KinkError`` if a pre-activation is exactly on a breakpoint, and
+    ``ValueError`` on wrong shapes, NaN, or a unit with breakpoints behind one that is not exact (its piece is undecided).
 
     >>> from lop_theory.architectures import mlp
     >>> net = mlp([1, 2, 1])                             # h_0 = relu(x − 3), h_1 = relu(−x + 1) on x = 0, 2
@@ -132,7 +132,7 @@ def frozen_pattern(dag: Dag, units: np.ndarray, values: Any, keep_constant: bool
     return GatePattern(dag, np.zeros(flat.shape, dtype=np.int64), _open(dag, flat), static, value)
 
 
-# -- the exact forward pass ------------------------------------------------------------------------------------------------
+# -- the exact forward pass --------------------------------------------------------------------------------------------
 
 
 def linear_pieces(dag: Dag, theta: Any, x: Any) -> np.ndarray:
@@ -148,8 +148,8 @@ def linear_pieces(dag: Dag, theta: Any, x: Any) -> np.ndarray:
     pieces = np.zeros((len(x), dag.num_units), dtype=np.int64)
     wanted = _units_to_evaluate(dag)
     h: dict[int, flint.fmpq_mat] = {
-        0: _matrix(x),
-        CONSTANT_BLOCK: _matrix(np.ones((len(x), int(dag.has_constant)), dtype=int)),
+        INPUT_BLOCK: _matrix(x),
+        CONSTANT_BLOCK: _matrix(np.ones((len(x), int(dag.has_constant)), dtype=np.int64)),
     }
     for b in range(FIRST_COMPUTED_BLOCK, len(dag.blocks)):
         units = dag.blocks[b].units
@@ -187,12 +187,14 @@ def _units_to_evaluate(dag: Dag) -> np.ndarray:
     for v in range(dag.num_units - 1, dag.first_computed - 1, -1):
         if kinked[v] or above[v]:
             above[dag.source[dag.incoming(v)]] = True
-    for v in np.flatnonzero(above[dag.first_computed :]) + dag.first_computed:
-        name = dag.activation(int(v))
+    for v in range(dag.first_computed, dag.num_units):
+        if not above[v]:
+            continue
+        name = dag.activation(v)
         if not get_activation(name).is_exact:
             raise ValueError(
-                f"unit {v} ({name}) feeds a unit with breakpoints but has no exact value, so the piece of the latter is "
-                "not decided by rational arithmetic; use piecewise linear or polynomial units, or pass `pieces`"
+                f"unit {v} ({name}) feeds a unit with breakpoints but has no exact value, so the piece of the latter "
+                "is not decided by rational arithmetic; use piecewise linear or polynomial units, or pass `pieces`"
             )
     return kinked | above
 
@@ -218,7 +220,7 @@ def _rational_batch(dag: Dag, x: Any) -> np.ndarray:
     return batch
 
 
-# -- open and static -------------------------------------------------------------------------------------------------------
+# -- open and static ---------------------------------------------------------------------------------------------------
 
 
 def _conducting(dag: Dag) -> np.ndarray:
@@ -241,7 +243,8 @@ def _open(dag: Dag, flat: np.ndarray) -> np.ndarray:
 def _static(dag: Dag, x: np.ndarray, flat: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(static, value): flat pieces, and what static units determine through fixed weights or by being zero."""
     static = flat.copy()
-    value = np.where(flat, constant, flint.fmpq(0))
+    value = constant.copy()
+    value[~flat] = flint.fmpq(0)
     static[:, : dag.first_computed] = True
     value[:, : dag.num_inputs] = x
     if dag.has_constant:

@@ -50,7 +50,7 @@ def as_vector(values: Any, length: int, name: str = "theta") -> Array:
     elif isinstance(values, np.ndarray) and values.dtype.kind == "f":
         array, finite = values, bool(np.isfinite(values).all())
     else:
-        array, finite = rational_array(values), True
+        array, finite = np.asarray(rational_array(values), dtype=object), True
     if array.ndim < 1 or array.shape[0] != length:
         raise ValueError(
             f"{name} has shape {tuple(array.shape)}; the first axis must have P = {length} entries, one per parameter"
@@ -83,12 +83,12 @@ class _Component:
     @cached_property
     def point(self) -> np.ndarray:
         """The solution of least norm, Aᵀ G⁻¹ c [n]."""
-        return _array(self.lift * self.rhs)[:, 0]
+        return from_matrix(self.lift * self.rhs)[:, 0]
 
     @cached_property
     def orthonormal(self) -> np.ndarray:
         """A complete orthonormal basis [n, n] in float64: the first r columns span the row space."""
-        rows = _array(self.rows).astype(np.float64)
+        rows = from_matrix(self.rows).astype(np.float64)
         return np.linalg.qr(rows.T, mode="complete")[0]
 
     @cached_property
@@ -197,8 +197,8 @@ class AffineSubspace:
         for part in self._components:
             if is_exact(v):
                 local = v[part.indices].reshape(len(part.indices), -1)
-                image = part.lift * (part.rows * _matrix(local))
-                out[part.indices] = _array(image).reshape(out[part.indices].shape)
+                image = part.lift * (part.rows * to_matrix(local))
+                out[part.indices] = from_matrix(image).reshape(out[part.indices].shape)
             else:
                 basis: Array = part.orthonormal[:, : part.rows.nrows()]
                 basis = torch.as_tensor(basis, dtype=v.dtype, device=v.device) if isinstance(v, torch.Tensor) else basis
@@ -234,7 +234,8 @@ class AffineSubspace:
         [[0], [1]]
         """
         blocks = [
-            (p.indices, _array(p.rows).T if exact else p.orthonormal[:, : p.rows.nrows()]) for p in self._components
+            (p.indices, from_matrix(p.rows).T if exact else p.orthonormal[:, : p.rows.nrows()])
+            for p in self._components
         ]
         return _block_columns(self.ambient_dim, blocks, exact)
 
@@ -357,11 +358,13 @@ def _dot(row: Mapping[int, fmpq], theta: np.ndarray) -> fmpq:
     return total
 
 
-def _matrix(array: np.ndarray) -> fmpq_mat:
+def to_matrix(array: np.ndarray) -> fmpq_mat:
+    """The FLINT matrix of a 2-D object array of ``fmpq``: products are then a hundred times faster."""
     return fmpq_mat(array.shape[0], array.shape[1], array.ravel().tolist())
 
 
-def _array(matrix: fmpq_mat) -> np.ndarray:
+def from_matrix(matrix: fmpq_mat) -> np.ndarray:
+    """The object array of a FLINT matrix."""
     out = np.empty((matrix.nrows(), matrix.ncols()), dtype=object)
     out.ravel()[:] = matrix.entries()
     return out

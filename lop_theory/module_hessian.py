@@ -214,7 +214,7 @@ def _layerwise(problem: _Problem, matrix: Callable[..., torch.Tensor]) -> torch.
     dag, kind, scale = found
     flat = problem.x.reshape(len(problem.x), -1)
     try:
-        return matrix(dag, problem.theta, flat, problem.y, kind).mul_(scale)
+        return _symmetrise(matrix(dag, problem.theta, flat, problem.y, kind).mul_(scale))
     except KinkError:  # torch's conventions differ from kink to kink: leave them to torch
         return None
 

@@ -21,7 +21,7 @@ import torch
 from flint import fmpq, fmpq_mat, fmpz_mat
 
 from lop_theory.arithmetic import Array, rational_array
-from lop_theory.manifolds import AffineSubspace, as_vector, is_exact
+from lop_theory.manifolds import AffineSubspace, as_vector, from_matrix, is_exact, to_matrix
 from lop_theory.rank import Inertia
 
 
@@ -64,8 +64,11 @@ def normal_hessian_blocks(subspace: AffineSubspace, H: Any) -> tuple[Array, Arra
     tangent: Array = subspace.tangent_basis(exact)
     if isinstance(matrix, torch.Tensor):
         normal, tangent = (torch.from_numpy(basis).to(matrix) for basis in (normal, tangent))
-    left = normal.swapaxes(0, 1) @ matrix
-    return left @ normal, left @ tangent
+    if exact:
+        left = to_matrix(normal.T) * to_matrix(matrix)
+        return from_matrix(left * to_matrix(normal)), from_matrix(left * to_matrix(tangent))
+    half = normal.swapaxes(0, 1) @ matrix
+    return half @ normal, half @ tangent
 
 
 def classify_stability(H_NN: Any, tol: float | None = None) -> Stability:

@@ -39,7 +39,7 @@ class Strength(IntEnum):
 
     @property
     def badge(self) -> str:
-        """"S0" to "S5"."""
+        """``S0`` to ``S5``."""
         return f"S{int(self)}"
 
 

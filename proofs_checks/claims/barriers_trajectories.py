@@ -38,7 +38,9 @@ def exact_gradient_at(instance: Instance, theta: np.ndarray, samples: slice | li
 def trajectory(instance: Instance) -> list[np.ndarray]:
     """[θ_0, …, θ_steps], each [P] over Q."""
     extra = instance.extra
-    rate, momentum, decay = (to_fmpq(extra.get(k, d)) for k, d in (("rate", RATE), ("momentum", 0), ("weight_decay", 0)))
+    rate, momentum, decay = (
+        to_fmpq(extra.get(k, d)) for k, d in (("rate", RATE), ("momentum", 0), ("weight_decay", 0))
+    )
     theta = rational_array(instance.theta)
     velocity = rational_array(extra.get("velocity", np.zeros(len(theta))))
     path = [theta]

@@ -209,7 +209,8 @@ DEAD_UNIT_BOUND = Claim(
     instances=_DEAD,
     check=check_printed_bound,
     expected=Verdict.FAILS,
-    proof="A weight between two dead units is counted twice: once as outgoing, once as incoming. With dead units in adjacent layers "
+    proof="A weight between two dead units is counted twice: once as outgoing, once as incoming. With dead units in "
+    "adjacent layers "
     "the bound is too small by one for each such weight. It is right for one hidden layer, which is what the paper proves.",
     attained=_ONE_LAYER_DEAD,
     mutants=(
@@ -228,14 +229,16 @@ DEAD_UNIT_BOUND_REPAIRED = Claim(
     title="Dead units bound the Hessian rank (union of parameter sets)",
     source=Source(SPECTRAL, "v1", "Thm 6.2", "repaired by us"),
     kind="theorem",
-    statement=r"rank(∇²L) \le P − |\bigcup_v Θ_v| over the dead units v, Θ_v all parameters on edges of v; for layers with k_l dead units: "
+    statement=r"rank(∇²L) \le P − |\bigcup_v Θ_v| over the dead units v, Θ_v all parameters on edges of v; for layers with "
+    r"k_l dead units: "
     r"P − \sum_l k_l(n_{l−1} + n_{l+1} + 1) + \sum_l k_l k_{l+1}; everything before a whole dead layer counts too",
     quantifier="for all",
     assumptions=(STRICTLY_DEAD, FLAT_AT_ZERO, UNTIED),
     instances=_DEAD,
     check=check_union_bound,
     expected=Verdict.HOLDS,
-    proof="Near θ a strictly dead unit outputs 0 on all data, so L does not depend on any parameter on its edges. A coordinate on which L "
+    proof="Near θ a strictly dead unit outputs 0 on all data, so L does not depend on any parameter on its edges. A "
+    "coordinate on which L "
     "is locally constant has a zero row and column in the Hessian; distinct coordinates are counted once.",
     without={"strictly-dead": _declared_but_alive(), "flat-at-zero": _leaky_dead(), "untied": _tied_dead()},
     attained=_ONE_LAYER_DEAD,
@@ -304,7 +307,8 @@ GATE_BOUND = Claim(
     title="Gates bound the Hessian rank",
     source=Source(SPECTRAL, "v1", "Thm 6.2", "generalised by us"),
     kind="ours",
-    statement=r"nullity(∇²L) \ge \sum_{v in layer 1}(I + 1 − rank[X, 1]_{open(v)}) + #\{w_{uv} : u, v never open together\} + #\{b_v : v never open\}",
+    statement=r"nullity(∇²L) \ge \sum_{v in layer 1}(I + 1 − rank[X, 1]_{open(v)}) + #\{w_{uv} : u, v never open together\} "
+    r"+ #\{b_v : v never open\}",
     quantifier="for all",
     assumptions=(
         Assumption(
@@ -317,7 +321,8 @@ GATE_BOUND = Claim(
     instances=with_dead_units(mlp_instances(widths((1, 3), 4), samples=(1, 10))),
     check=check_gate_bound,
     expected=Verdict.HOLDS,
-    proof="Off the kinks gates are locally constant, so f_n depends on w_uv only where v is open and h_u is not locally zero; in the first layer "
+    proof="Off the kinks gates are locally constant, so f_n depends on w_uv only where v is open and h_u is not "
+    "locally zero; in the first layer "
     "only through the products with the samples on which v is open.",
     without={"same-samples": _gates_of_one_sample()},
     attained=mlp_instances(widths((1, 2), 3), samples=(4, 10)),
@@ -415,7 +420,8 @@ CONSTANT_UNITS = Claim(
     instances=_saturated(True),
     check=check_constant_union,
     expected=Verdict.HOLDS,
-    proof="Incoming parameters do not move a saturated unit. Outgoing: changing w_uv by t and the bias b_v by −c t leaves z_v as it was, "
+    proof="Incoming parameters do not move a saturated unit. Outgoing: changing w_uv by t and the bias b_v by −c t "
+    "leaves z_v as it was, "
     "so each outgoing weight gives one null direction; without b_v only differences between constant units do.",
     without={"next-layer-bias": _saturated(False)},
     mutants=(
@@ -554,7 +560,8 @@ ATTAINED = Claim(
     title="When the dead-unit bound is an equality",
     source=Source(SPECTRAL, "v1", "Thm 6.2", "equality case; ours"),
     kind="ours",
-    statement=r"one hidden ReLU layer, k dead units, squared loss, residuals not zero, many samples on both sides of every live kink: "
+    statement=r"one hidden ReLU layer, k dead units, squared loss, residuals not zero, many samples on both sides of every "
+    r"live kink: "
     r"rank(∇²L) = P − k(I + O + 1) for almost all (θ, y) with these gates",
     quantifier="for all",
     assumptions=(
@@ -569,7 +576,8 @@ ATTAINED = Claim(
     instances=_generic_layer(),
     check=check_attained,
     expected=Verdict.HOLDS,
-    proof="Rank is lower semicontinuous, so on a fixed gate pattern one parameter vector with equality gives equality off a proper algebraic set. "
+    proof="Rank is lower semicontinuous, so on a fixed gate pattern one parameter vector with equality gives equality "
+    "off a proper algebraic set. "
     "At zero residual each live unit adds a null direction (rescaling w, b, v); softmax adds h − k + 1 (moving all logits alike).",
     without={
         "residual": _generic_layer(residual="zero"),
@@ -604,6 +612,7 @@ def check_clone_formula(instance: Instance) -> Evidence:
 
 
 def formula(instance: Instance) -> ClonedRank:
+    """Both sides of the rank formula, for the class of copies that the instance names."""
     return cloned_rank_formula(
         instance.dag, instance.theta, instance.x, instance.y, instance.kind, [instance.extra["class"]]
     )
@@ -668,7 +677,7 @@ def _cloned(draw: DrawFn, collinear: bool = True, activations: Sequence[str] = (
     members = dag.blocks[2].units[:copies]
     shares = [draw(st.integers(-2, 2)) for _ in range(copies - 1)]
     shares.append(1 - sum(shares))
-    for u, share in zip(members, shares, strict=True):
+    for u in members:
         for e in dag.incoming(u):
             twin = np.flatnonzero((dag.target == members[0]) & (dag.source == dag.source[e]))[0]
             theta[dag.param[e]] = theta[dag.param[twin]]
@@ -714,7 +723,8 @@ CLONES = Claim(
     instances=_cloned(),
     check=check_clone_formula,
     expected=Verdict.HOLDS,
-    proof="In the coordinates mean and deviation of the copies the Hessian splits into the reduced one and the form K of the deviations.",
+    proof="In the coordinates mean and deviation of the copies the Hessian splits into the reduced one and the form K "
+    "of the deviations.",
     without={"collinear": _not_collinear()},
     mutants=(
         Mutant("like-dead", "each copy costs I + O + 1, like a dead unit", _always_full_cost),

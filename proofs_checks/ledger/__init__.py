@@ -6,7 +6,7 @@ page.py      the HTML page: summary, matrix, dependency graph, cards; assets.py 
 cards.py     one claim opened: statement, evidence, counterexamples
 drawing.py   networks and the dependency graph as SVG
 words.py     what a witness asserts, in words
-latex.py     the LaTeX of the statements as HTML
+markup.py    tables and links; latex.py  the LaTeX of the statements as HTML
 """
 
 from proofs_checks.ledger.document import build, provenance, write_json

@@ -77,7 +77,13 @@ def build(results: Sequence[Mapping[str, Any]], provenance: Json, trained: Json 
         row["repaired_by"] = [other["id"] for other in rows if other["repairs"] == row["id"]]
     if trained is not None:
         _check_table(trained)
-    document = {"format": FORMAT, "provenance": provenance, "claims": rows, "trained": trained, "summary": summarize(rows)}
+    document = {
+        "format": FORMAT,
+        "provenance": provenance,
+        "claims": rows,
+        "trained": trained,
+        "summary": summarize(rows),
+    }
     plain: Json = _plain(document)
     return plain
 
@@ -187,7 +193,9 @@ def _check_table(table: Json) -> None:
     width = len(table["columns"])
     for k, cells in enumerate(table["rows"]):
         if len(cells) != width:
-            raise ValueError(f"row {k} of the table {table['title']!r} has {len(cells)} cells; it needs {width}, one per column")
+            raise ValueError(
+                f"row {k} of the table {table['title']!r} has {len(cells)} cells; it needs {width}, one per column"
+            )
 
 
 def _plain(value: Any) -> Any:
@@ -265,7 +273,9 @@ def write_json(ledger: Mapping[str, Any], path: str | Path) -> None:
 def write_whole(text: str, path: str | Path) -> None:
     """Write a text file by way of a temporary name, so that a reader (or a kill) never sees half of it."""
     path = Path(path)
-    if path.exists() and not path.is_file():  # a directory raises here; a device such as /dev/stdout is written directly
+    if (
+        path.exists() and not path.is_file()
+    ):  # a directory raises here; a device such as /dev/stdout is written directly
         path.write_text(text, encoding="utf-8")
         return
     temporary = path.with_name(path.name + ".part")

@@ -14,12 +14,12 @@ from typing import Any
 
 import networkx as nx
 
-from proofs_checks.recheck_core.network import Network, parse_network
-from proofs_checks.recheck_core.numbers import Number, WitnessError, show
+from proofs_checks.recheck_core.network import Edge, Network, parse_network
+from proofs_checks.recheck_core.numbers import Number, WitnessError
 from proofs_checks.recheck_core.quantities import Point, constant_units
 from proofs_checks.recheck_core.steps import initial_theta
 
-MAX_LABELLED_EDGES = 48
+MAX_LABELLED_EDGES = 40
 """With more edges the weights are left to the JSON."""
 MAX_DRAWN_UNITS = 80
 
@@ -64,11 +64,16 @@ def network_svg(raw: Mapping[str, Any], name: str = "net") -> str:
     if len(places) > MAX_DRAWN_UNITS:
         return f"<p>{len(places)} units: too large to draw.</p>"
     states = _unit_states(network)
+    sizes = f"{network.num_inputs} inputs, {len(network.activations)} computed units, {len(network.theta)} parameters"
+    curves = [_curve(edge, places) for edge in network.edges if edge.source in places]
+    heights = [y for curve in curves for _, y in curve.points()] + [y for _, y in places.values()]
+    top, bottom = min(heights) - 30, max(heights) + 62
     width = max(x for x, _ in places.values()) + 70
-    height = max(y for _, y in places.values()) + 62
-    label = f"Network {name}: {network.num_inputs} inputs, {len(network.activations)} computed units, {len(network.theta)} parameters"
-    parts = [f'<svg class="net" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" role="img" aria-label="{escape(label)}">']
-    parts += _edges_svg(network, places, states)
+    parts = [
+        f'<svg class="net" viewBox="0 {top:.0f} {width:.0f} {bottom - top:.0f}" width="{width:.0f}" role="img" '
+        f'aria-label="{escape(f"Network {name}: {sizes}")}">'
+    ]
+    parts += _edges_svg(network, curves, places, states)
     for unit, place in places.items():
         parts += _unit_svg(network, unit, place, states.get(unit, ""))
     return "".join([*parts, "</svg>"])
@@ -80,7 +85,9 @@ def data_table(raw: Mapping[str, Any], name: str = "net") -> str:
     outputs = _output_values(network)
     head = [f"x{_subscript(i + 1)}" for i in range(network.num_inputs)]
     head += [f"f{_subscript(k)}" for k in _numbered(len(network.outputs))]
-    head += ["class"] if network.loss == "cross_entropy" else [f"y{_subscript(k)}" for k in _numbered(len(network.outputs))]
+    head += (
+        ["class"] if network.loss == "cross_entropy" else [f"y{_subscript(k)}" for k in _numbered(len(network.outputs))]
+    )
     rows = []
     for n, x in enumerate(network.x):
         target = [network.y[n]] if network.loss == "cross_entropy" else network.y[n]
@@ -96,8 +103,8 @@ def short(value: Number) -> str:
     >>> short(Fraction(-1, 3)), short(Fraction(123456789, 1000000007))
     ('−1/3', '≈0.123457')
     """
-    text = show(value) if not isinstance(value, (int, Fraction)) else str(value)
-    if len(text) > 9 and isinstance(value, (int, Fraction)):
+    text = str(value)
+    if not isinstance(value, (int, Fraction)) or len(text) > 9:
         text = f"≈{float(value):.6g}"
     return text.replace("-", "−")
 
@@ -146,54 +153,74 @@ def _output_values(network: Network) -> list[list[str]]:
         return [["–"] * len(network.x) for _ in network.outputs]
 
 
-def _edges_svg(network: Network, places: Mapping[int, tuple[float, float]], states: Mapping[int, str]) -> list[str]:
-    """Edges, then their labels above all of them."""
-    drawn = [edge for edge in network.edges if edge.source in places]
-    uses = Counter(edge.param for edge in network.edges if edge.param is not None)
-    lines, labels = [], []
-    taken = [_Box(x - _RADIUS - 2, y - _RADIUS - 2, x + _RADIUS + 2, y + _RADIUS + 15) for x, y in places.values()]
-    for edge in drawn:
-        value = edge.weight if edge.param is None else network.theta[edge.param]
-        curve = _curve(places[edge.source], places[edge.target])
-        kind = "zero" if value == 0 else "deadedge" if "dead" in (states.get(edge.source), states.get(edge.target)) else ""
-        lines.append(f'<path class="edge {kind}" d="{curve.path}"/>')
-        if len(drawn) > MAX_LABELLED_EDGES:
-            continue
-        text = short(value)
-        if edge.param is None:
-            text = f"[{text}]"
-        elif uses[edge.param] > 1:
-            text = f"θ{_subscript(edge.param)} = {text}"
-        x, y = _free_spot(curve, text, taken)
-        labels.append(f'<text class="weight" x="{x:.1f}" y="{y + 4:.1f}">{text}</text>')
-    return lines + labels
+Place = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class _Curve:
-    """A quadratic curve from rim to rim; an edge over several columns bends around what lies between."""
+    """An edge as a quadratic curve from rim to rim; over several columns it bends around the units that lie between."""
 
-    start: tuple[float, float]
-    bend: tuple[float, float]
-    end: tuple[float, float]
+    edge: Edge
+    start: Place
+    bend: Place
+    end: Place
 
     @property
     def path(self) -> str:
         (ax, ay), (bx, by), (cx, cy) = self.start, self.bend, self.end
         return f"M{ax:.1f} {ay:.1f} Q{bx:.1f} {by:.1f} {cx:.1f} {cy:.1f}"
 
-    def at(self, t: float) -> tuple[float, float]:
+    def at(self, t: float) -> Place:
         (ax, ay), (bx, by), (cx, cy) = self.start, self.bend, self.end
         a, b, c = (1 - t) ** 2, 2 * t * (1 - t), t**2
         return a * ax + b * bx + c * cx, a * ay + b * by + c * cy
 
+    def points(self) -> list[Place]:
+        return [self.at(k / 20) for k in range(21)]
 
-def _curve(source: tuple[float, float], target: tuple[float, float]) -> _Curve:
-    (x0, y0), (x1, y1) = source, target
-    columns = round((x1 - x0) / _COLUMN)
-    lift = 0.0 if columns <= 1 else 44.0 * columns * (-1 if y0 + y1 <= 2 * 34 + _ROW else 1)
-    start, end = (x0 + _RADIUS, y0), (x1 - _RADIUS - 1, y1)
-    return _Curve(start, ((x0 + x1) / 2, (y0 + y1) / 2 + lift), end)
+
+def _curve(edge: Edge, places: Mapping[int, Place]) -> _Curve:
+    (x0, y0), (x1, y1) = places[edge.source], places[edge.target]
+    between = [place for unit, place in places.items() if unit not in (edge.source, edge.target)]
+
+    def bent(lift: float) -> _Curve:
+        return _Curve(edge, (x0 + _RADIUS, y0), ((x0 + x1) / 2, (y0 + y1) / 2 + lift), (x1 - _RADIUS - 1, y1))
+
+    def hits(curve: _Curve) -> int:
+        return sum(
+            abs(x - u) < _RADIUS + 6 and -_RADIUS - 6 < y - v < _RADIUS + 30
+            for x, y in curve.points()
+            for u, v in between
+        )
+
+    if x1 - x0 <= _COLUMN:
+        return bent(0)
+    return min((bent(lift) for lift in (0, -60, 60, -110, 110, -170, 170, -240, 240)), key=hits)
+
+
+def _edges_svg(
+    network: Network, curves: Sequence[_Curve], places: Mapping[int, Place], states: Mapping[int, str]
+) -> list[str]:
+    """Edges, then their labels above all of them."""
+    uses = Counter(edge.param for edge in network.edges if edge.param is not None)
+    lines, labels = [], []
+    taken = [_Box(x - _RADIUS - 2, y - _RADIUS - 2, x + _RADIUS + 2, y + _RADIUS + 15) for x, y in places.values()]
+    for curve in curves:
+        edge = curve.edge
+        value = edge.weight if edge.param is None else network.theta[edge.param]
+        at_dead = "dead" in (states.get(edge.source), states.get(edge.target))
+        kind = "zero" if value == 0 else "deadedge" if at_dead else ""
+        lines.append(f'<path class="edge {kind}" d="{curve.path}"/>')
+        if len(curves) > MAX_LABELLED_EDGES:
+            continue
+        text = short(value)
+        if edge.param is None:
+            text = f"[{text}]"
+        elif uses[edge.param] > 1:
+            text = f"θ{_subscript(edge.param)}={text}"
+        x, y = _free_spot(curve, text, taken)
+        labels.append(f'<text class="weight" x="{x:.1f}" y="{y + 4:.1f}">{text}</text>')
+    return lines + labels
 
 
 def _free_spot(curve: _Curve, text: str, taken: list[_Box]) -> tuple[float, float]:
@@ -231,9 +258,17 @@ def _unit_svg(network: Network, unit: int, place: tuple[float, float], state: st
 
 
 def _short_activation(name: str) -> str:
-    return {"identity": "lin", "leaky_relu": "leaky", "quadratic": "z+z²/2", "square": "z²", "cube": "z³", "hard_tanh": "htanh"}.get(
-        name.split(":")[0], name.split(":")[0]
-    )
+    """What fits into a unit: the name without its slope, or a formula."""
+    stem = name.split(":")[0]
+    names = {
+        "identity": "lin",
+        "leaky_relu": "leaky",
+        "quadratic": "z+½z²",
+        "square": "z²",
+        "cube": "z³",
+        "hard_tanh": "htanh",
+    }
+    return names.get(stem, stem)
 
 
 def _bias_text(network: Network, unit: int) -> str:
@@ -266,16 +301,19 @@ def graph_svg(rows: Sequence[Mapping[str, Any]]) -> str:
     width = max(x + widths[name] for name, (x, _) in places.items()) + 12
     height = max(y for _, y in places.values()) + _BOX_HEIGHT + 12
     parts = [
-        f'<svg class="graph" viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="Dependency graph of the claims">',
+        f'<svg class="graph" viewBox="0 0 {width} {height}" width="{width}" role="img" '
+        'aria-label="Dependency graph of the claims">',
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0L8 4L0 8z" fill="#555"/></marker></defs>',
     ]
     for kind, edges in (("needs", needs), ("repair", repairs)):
         for source, target in edges:
             (x0, y0), (x1, y1) = places[source], places[target]
-            x0, y0, y1 = x0 + widths[source], y0 + _BOX_HEIGHT / 2, y1 + _BOX_HEIGHT / 2
-            middle = (x0 + x1) / 2
-            parts.append(f'<path class="{kind}" marker-end="url(#tip)" d="M{x0} {y0}C{middle} {y0} {middle} {y1} {x1} {y1}"/>')
+            left, start, end = x0 + widths[source], y0 + _BOX_HEIGHT // 2, y1 + _BOX_HEIGHT // 2
+            middle = (left + x1) // 2
+            parts.append(
+                f'<path class="{kind}" marker-end="url(#tip)" d="M{left} {start}C{middle} {start} {middle} {end} {x1} {end}"/>'
+            )
     parts += [_claim_svg(name, by_id.get(name), places[name], widths[name]) for name in places]
     return "".join([*parts, "</svg>"])
 
@@ -283,11 +321,14 @@ def graph_svg(rows: Sequence[Mapping[str, Any]]) -> str:
 def _graph_places(graph: nx.DiGraph) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
     """Top left corners and widths of the boxes: generations as columns, ordered by the barycentre of what they rest on."""
     generations = [sorted(generation) for generation in nx.topological_generations(graph)]
-    rank: dict[str, float] = {name: k for k, name in enumerate(generations[0])}
+    rank = {name: float(k) for k, name in enumerate(generations[0])}
     for sweep in range(4):
         towards = graph.predecessors if sweep % 2 == 0 else graph.successors
         for generation in generations if sweep % 2 == 0 else reversed(generations):
-            centre = {name: _mean((rank[other] for other in towards(name) if other in rank), rank.get(name, 0.0)) for name in generation}
+            centre = {
+                name: _mean((rank[other] for other in towards(name) if other in rank), rank.get(name, 0.0))
+                for name in generation
+            }
             generation.sort(key=lambda name, centre=centre: (centre[name], name))  # type: ignore[misc]
             rank |= {name: k - len(generation) / 2 for k, name in enumerate(generation)}
     widths = {name: 24 + round(6.7 * len(name)) for name in graph}
@@ -317,18 +358,20 @@ def _claim_svg(name: str, row: Mapping[str, Any] | None, place: tuple[int, int],
     refuted = row["verdict"] == "fails"
     executed = "executed" if row["instances"] else "absent"
 
-    def outline(inset: float, fill: str) -> str:
+    def outline(inset: float, fill: str, kind: str = "") -> str:
         left, top, right, bottom = x + inset, y + inset, x + width - inset, y + h - inset
         if not refuted:
             size = f'width="{right - left}" height="{bottom - top}"'
-            return f'<rect class="claim {executed}" x="{left}" y="{top}" {size} rx="6" fill="{fill}"/>'
+            return f'<rect class="claim {executed} {kind}" x="{left}" y="{top}" {size} rx="6" fill="{fill}"/>'
         c = 9 - inset / 2
         corners = [(left + c, top), (right - c, top), (right, top + c), (right, bottom - c)]
         corners += [(right - c, bottom), (left + c, bottom), (left, bottom - c), (left, top + c)]
         points = " ".join(f"{px},{py}" for px, py in corners)
-        return f'<polygon class="claim refuted {executed}" points="{points}" fill="{fill}"/>'
+        return f'<polygon class="claim refuted {executed} {kind}" points="{points}" fill="{fill}"/>'
 
-    shapes = outline(0, FILLS[strength]) + (outline(3.5, "none") if row["grounded"] else "")
+    shapes = outline(0, FILLS[strength]) + (
+        outline(3.5, "none", "onlight" if strength < 4 else "ondark") if row["grounded"] else ""
+    )
     ink = "#fff" if strength >= 5 else "#111"
     mark = {"fails": "✘ ", "undecided": "? ", "not run": "· "}.get(row["verdict"], "")
     text = f'<text class="claimname" x="{x + width / 2}" y="{y + 19}" fill="{ink}">{mark}{escape(name)}</text>'

@@ -3,46 +3,76 @@ r"""The LaTeX that the claims use, as HTML: scripts, Greek, relations, fractions
 It is a converter for short statements, not a TeX: what it does not know makes it show the source, never a wrong formula.
 
     text with $math$      text may use \emph, \textbf, ``quotes'' and --; math is set with italic letters
-    no dollar sign        words stay words; single letters and everything with a backslash, ^ or _ is math
+    no dollar sign        words stay words; single letters and everything with a backslash, ^ or _ is math; w_uv is w_{uv}
 """
 
 from __future__ import annotations
 
 import re
-from html import escape
+from html import escape, unescape
 
-_GREEK = dict(
-    zip(
-        "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho sigma tau upsilon "
-        "phi varphi chi psi omega".split(),
-        "α β γ δ ϵ ε ζ η θ ϑ ι κ λ μ ν ξ π ρ σ τ υ ϕ φ χ ψ ω".split(),
-    )
+
+def _table(pairs: str) -> dict[str, str]:
+    """``name sign   name sign ...`` as a dictionary."""
+    words = pairs.split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+_GREEK = _table(
+    r"""
+    alpha α   beta β   gamma γ   delta δ   epsilon ϵ   varepsilon ε   zeta ζ   eta η   theta θ   vartheta ϑ   iota ι
+    kappa κ   lambda λ   mu μ   nu ν   xi ξ   pi π   rho ρ   sigma σ   tau τ   upsilon υ   phi ϕ   varphi φ   chi χ
+    psi ψ   omega ω
+    """
 )
-_UPRIGHT = dict(zip("Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(), "ΓΔΘΛΞΠΣΦΨΩ")) | dict(
-    zip(
-        "ell nabla partial infty top perp emptyset varnothing forall exists neg lnot sum prod int bigcup bigcap bigoplus dots ldots cdots vdots prime "
-        "circ bullet star lfloor rfloor lceil rceil langle rangle lVert rVert lvert rvert vert Vert | { } % & # _ $ hbar Re Im dagger".split(),
-        "ℓ ∇ ∂ ∞ ⊤ ⊥ ∅ ∅ ∀ ∃ ¬ ¬ ∑ ∏ ∫ ⋃ ⋂ ⨁ … … ⋯ ⋮ ′ ∘ • ⋆ ⌊ ⌋ ⌈ ⌉ ⟨ ⟩ ‖ ‖ | | | ‖ ‖ { } % &amp; # _ $ ℏ ℜ ℑ †".split(),
-    )
+_UPRIGHT = _table(
+    r"""
+    Gamma Γ   Delta Δ   Theta Θ   Lambda Λ   Xi Ξ   Pi Π   Sigma Σ   Phi Φ   Psi Ψ   Omega Ω   ell ℓ   nabla ∇   partial ∂
+    infty ∞   top ⊤   perp ⊥   emptyset ∅   varnothing ∅   forall ∀   exists ∃   neg ¬   lnot ¬   sum ∑   prod ∏   int ∫
+    bigcup ⋃   bigcap ⋂   bigoplus ⨁   dots …   ldots …   cdots ⋯   vdots ⋮   prime ′   circ ∘   bullet •   star ⋆
+    lfloor ⌊   rfloor ⌋   lceil ⌈   rceil ⌉   langle ⟨   rangle ⟩   lVert ‖   rVert ‖   lvert |   rvert |   vert |
+    Vert ‖   | ‖   { {   } }   % %   & &amp;   # #   _ _   $ $   hbar ℏ   Re ℜ   Im ℑ   dagger †
+    """
 )
-_BINARY = dict(
-    zip(
-        "le leq leqslant ge geq geqslant ne neq in notin ni subset subseteq supset supseteq equiv approx sim simeq cong propto to "
-        "rightarrow longrightarrow leftarrow mapsto Rightarrow implies Leftarrow Leftrightarrow iff leftrightarrow cap cup "
-        "setminus land wedge lor vee times cdot otimes odot oplus pm mp ll gg mid parallel colon coloneqq gets prec preceq succ "
-        "succeq div ast nmid".split(),
-        "≤ ≤ ≤ ≥ ≥ ≥ ≠ ≠ ∈ ∉ ∋ ⊂ ⊆ ⊃ ⊇ ≡ ≈ ∼ ≃ ≅ ∝ → → → ← ↦ ⇒ ⇒ ⇐ ⇔ ⇔ ↔ ∩ ∪ ∖ ∧ ∧ ∨ ∨ × · ⊗ ⊙ ⊕ ± ∓ ≪ ≫ | ∥ : := ← ≺ ⪯ ≻ ⪰ ÷ ∗ ∤".split(),
-    )
+_BINARY = _table(
+    r"""
+    le ≤   leq ≤   leqslant ≤   ge ≥   geq ≥   geqslant ≥   ne ≠   neq ≠   in ∈   notin ∉   ni ∋   subset ⊂   subseteq ⊆
+    supset ⊃   supseteq ⊇   equiv ≡   approx ≈   sim ∼   simeq ≃   cong ≅   propto ∝   to →   rightarrow →
+    longrightarrow →   leftarrow ←   mapsto ↦   Rightarrow ⇒   implies ⇒   Leftarrow ⇐   Leftrightarrow ⇔   iff ⇔
+    leftrightarrow ↔   cap ∩   cup ∪   setminus ∖   land ∧   wedge ∧   lor ∨   vee ∨   times ×   cdot ·   otimes ⊗
+    odot ⊙   oplus ⊕   pm ±   mp ∓   ll ≪   gg ≫   mid |   parallel ∥   colon :   coloneqq :=   gets ←   prec ≺   preceq ⪯
+    succ ≻   succeq ⪰   div ÷   ast ∗   nmid ∤
+    """
 )
 _BIG = {"sum", "prod", "int", "bigcup", "bigcap", "bigoplus"}
 _TIGHT = {"·", ":", "∗", "⊗", "⊙"}
-_FUNCTIONS = set(
-    "max min sup inf lim log exp sin cos tan tanh cosh sinh det dim ker deg arg argmax argmin gcd Pr limsup liminf sgn "
-    "rank diag span tr trace vec erf relu ReLU".split()
+_FUNCTIONS = re.compile(
+    "max|min|sup|inf|lim|log|exp|sin|cos|tan|tanh|cosh|sinh|det|dim|ker|deg|arg|argmax|argmin|gcd|Pr|limsup|liminf|sgn|"
+    "rank|diag|span|tr|trace|vec|erf|relu|ReLU"
 )
-_SPACES = {",": "\u2009", ";": "\u2005", ":": "\u2005", " ": " ", "!": "", "quad": "\u2003", "qquad": "\u2003\u2003", "\\": "<br>"}
-_IGNORED = {"left", "right", "big", "Big", "bigl", "bigr", "Bigl", "Bigr", "bigg", "limits", "nolimits", "displaystyle", "textstyle"}
-_ACCENTS = dict(zip("bar overline hat widehat tilde widetilde dot ddot vec underline".split(), "\u0304 \u0305 \u0302 \u0302 \u0303 \u0303 \u0307 \u0308 \u20d7 \u0332".split()))
+_SPACES = {
+    ",": "\u2009",
+    ";": "\u2005",
+    ":": "\u2005",
+    " ": " ",
+    "!": "",
+    "quad": "\u2003",
+    "qquad": "\u2003\u2003",
+    "\\": "<br>",
+}
+_IGNORED = re.compile("left|right|[bB]ig|[bB]ig[lrg]|limits|nolimits|displaystyle|textstyle")
+_ACCENTS = {  # combining characters
+    "bar": "\u0304",
+    "overline": "\u0305",
+    "hat": "\u0302",
+    "widehat": "\u0302",
+    "tilde": "\u0303",
+    "widetilde": "\u0303",
+    "dot": "\u0307",
+    "ddot": "\u0308",
+    "vec": "\u20d7",
+    "underline": "\u0332",
+}
 _DOUBLE = dict(zip("RNZQCEPF1", "ℝℕℤℚℂ𝔼ℙ𝔽𝟙"))
 _SCRIPT = dict(zip("LMNSTDFGHCBPXYAVU", "ℒℳ𝒩𝒮𝒯𝒟ℱ𝒢ℋ𝒞ℬ𝒫𝒳𝒴𝒜𝒱𝒰"))
 _TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|\s+|[A-Za-z]+|\d+(?:[.,]\d+)*|.", re.DOTALL)
@@ -74,6 +104,19 @@ def to_html(source: str) -> str:
         return html
     except (Unsupported, RecursionError):
         return f"<code>{escape(source)}</code>"
+
+
+def to_text(source: str) -> str:
+    r"""Plain text of a statement, for a terminal.
+
+    >>> to_text(r"$\theta_{t+1} \in \mathbb{R}^P$ is \emph{not} frozen")
+    'θ_(t + 1) ∈ ℝ^P is not frozen'
+    """
+    html = to_html(source)
+    for tag, sign in (("sub", "_"), ("sup", "^")):
+        html = re.sub(rf"<{tag}>((?:<i>)?[^<> ](?:</i>)?)</{tag}>", rf"{sign}\1", html)
+        html = html.replace(f"<{tag}>", f"{sign}(").replace(f"</{tag}>", ")")
+    return unescape(re.sub("<[^>]*>", "", html.replace("<br>", "; ")))
 
 
 def _text(source: str) -> str:
@@ -131,7 +174,7 @@ class _Math:
         token = self._next()
         if token == "{":
             return self._group("}")
-        if len(token) > 1 and not token.startswith("\\"):  # x^10 raises only the 1
+        if len(token) > 1 and not token.startswith("\\") and not self.words:  # TeX: x^10 raises only the 1
             self.tokens[self.at - 1 : self.at] = [token[0], token[1:]]
             token = token[0]
         return self._atom(token, "").strip()
@@ -161,6 +204,8 @@ class _Math:
         if token == "'":
             return "′"
         if token in "+-":
+            if self.words and token == "-" and self._is_hyphen():
+                return "-"
             sign = "−" if token == "-" else "+"
             shown = re.sub("<[^>]*>", "", before).rstrip()  # a sign is unary at the start, and after another sign
             unary = not shown or shown[-1] in "([{|=;≤≥≠,:∈/+−→"
@@ -171,9 +216,14 @@ class _Math:
             return "\u00a0"
         if token == "," or (token == ";" and not self.words):
             return f"{token} "
-        if token in "&#%$":
-            raise Unsupported(token)
+        if token == "$":
+            raise Unsupported("an unpaired dollar sign")
         return escape(token, quote=False)
+
+    def _is_hyphen(self) -> bool:
+        """Whether the minus sign just read joins two words, as in out-weights."""
+        around = "".join(self.tokens[max(0, self.at - 2) : self.at + 1])
+        return re.fullmatch(r"[A-Za-z]+-[A-Za-z]+", around) is not None and len(around) > 4
 
     def _letters(self, run: str) -> str:
         if self.words and len(run) > 1:
@@ -194,11 +244,11 @@ class _Math:
         if name in _BINARY:
             sign = _BINARY[name]
             return sign if sign in _TIGHT else f" {sign} "
-        if name in _FUNCTIONS:
+        if _FUNCTIONS.fullmatch(name):
             return self._operator(name, before)
         if name in _SPACES:
             return _SPACES[name]
-        if name in _IGNORED:
+        if _IGNORED.fullmatch(name):
             if self._peek() == "." and name in ("left", "right"):
                 self.at += 1
             return ""

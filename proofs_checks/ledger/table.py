@@ -15,13 +15,32 @@ from rich.table import Table
 from rich.text import Text
 
 from proofs_checks.claim import PAPERS
+from proofs_checks.ledger.latex import to_text
 
 WIDE = 104
 
 VERDICTS = {"holds": ("✔", "green"), "fails": ("✘", "red"), "undecided": ("?", "yellow"), "not run": ("·", "dim")}
 NEEDED = {"yes": "■", "no": "□", "unknown": "?"}
 ASCII = str.maketrans(
-    {"✔": "+", "✘": "x", "·": ".", "■": "#", "□": "-", "–": "-", "—": "-", "∃": "E", "∀": "A", "≠": "!", "→": "->", "…": "~"}
+    {
+        "✔": "+",
+        "✘": "x",
+        "·": ".",
+        "■": "#",
+        "□": "-",
+        "–": "-",
+        "—": "-",
+        "∃": "E",
+        "∀": "A",
+        "≠": "!",
+        "→": "->",
+        "…": "~",
+    }
+)
+
+LEGEND = (
+    "assumptions: ■ needed, □ not needed, ? unknown · att.: some instance has equality · mut.: altered statements refuted",
+    "evidence: strength and scope; →S0 … if it rests on a claim that is weaker, fails, or is not in this run",
 )
 
 Row = Mapping[str, Any]
@@ -45,7 +64,9 @@ def print_table(ledger: Mapping[str, Any], console: Console) -> None:
     head = "  ".join(_fit(c.header, c) for c in columns)
     for paper in ledger["summary"]["papers"]:
         out.line("")
-        out.line(f"{PAPERS.get(paper, 'Not from the papers')}" + (f"  (arXiv:{paper})" if paper in PAPERS else ""), "bold")
+        out.line(
+            f"{PAPERS.get(paper, 'Not from the papers')}" + (f"  (arXiv:{paper})" if paper in PAPERS else ""), "bold"
+        )
         out.line(head, "dim")
         for row in (r for r in rows if r["paper"] == paper):
             out.line("  ".join(_fit(c.cell(row), c) for c in columns), VERDICTS.get(row["verdict"], ("", ""))[1])
@@ -54,7 +75,8 @@ def print_table(ledger: Mapping[str, Any], console: Console) -> None:
     if ledger["trained"] is not None:
         _print_trained(ledger["trained"], out)
     out.line("")
-    out.line("assumptions: ■ needed  □ not needed  ? unknown    attained: ✔ an instance has equality", "dim")
+    for text in LEGEND:
+        out.wrapped(text, "dim", indent="")
     for text in summary_lines(ledger["summary"]):
         out.wrapped(text, "bold", indent="")
 
@@ -64,7 +86,7 @@ def remarks(row: Row) -> list[tuple[str, str]]:
     lines = []
     if row["verdict"] == "fails" and row["note"]:
         lines.append((f"→ {' '.join(row['note'].split())}", "default"))
-    if row["repaired_by"]:
+    if row["verdict"] == "fails" and row["repaired_by"]:
         lines.append((f"→ repaired by {', '.join(row['repaired_by'])}", "dim"))
     if row["error"]:
         lines.append((f"! error: {' '.join(row['error'].split())}", "bold yellow"))
@@ -187,16 +209,16 @@ class _Printer:
 
 def _print_trained(trained: Mapping[str, Any], out: _Printer) -> None:
     out.line("")
-    out.line(trained["title"], "bold")
+    out.wrapped(to_text(trained["title"]), "bold", indent="")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for k, column in enumerate(trained["columns"]):
         numeric = all(isinstance(row[k], (int, float, type(None))) for row in trained["rows"])
-        table.add_column(out.clean(column["name"]), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(out.clean(to_text(column["name"])), justify="right" if numeric else "left", overflow="fold")
     for row in trained["rows"]:
         table.add_row(*(Text(out.clean(format_cell(value))) for value in row))
     out.console.print(table)
     for column in trained["columns"]:
         if column.get("help"):
-            out.wrapped(f"{column['name']}: {column['help']}", "dim")
+            out.wrapped(f"{column['name']}: {to_text(column['help'])}", "dim")
     if trained.get("note"):
-        out.wrapped(trained["note"], "default", indent="")
+        out.wrapped(to_text(trained["note"]), "default", indent="")

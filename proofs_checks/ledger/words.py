@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 RELATIONS = {
@@ -25,14 +25,14 @@ _QUANTITIES = {
     "adjoint": "the error signal δ of unit {unit} on sample {sample}",
     "loss": "the loss",
     "gradient": "∂L/∂θ{index}",
-    "gradient_form": "a·∇L with a = {coefficients}",
+    "gradient_form": "{coefficients:∂L/∂θ}",
     "hessian": "∂²L/∂θ{i}∂θ{j}",
-    "quadratic_form": "vᵀHv with v = {v}",
-    "bilinear_form": "uᵀHv with u = {u}, v = {v}",
+    "quadratic_form": "vᵀHv with v = {v:e}",
+    "bilinear_form": "uᵀHv with u = {u:e}, v = {v:e}",
     "param_after": "the parameter θ{index}",
-    "form_after": "a·θ with a = {coefficients}",
+    "form_after": "{coefficients:θ}",
 }
-_LONG_VECTOR = 12
+_LONG_FORM = 8
 
 
 def assertion_in_words(assertion: Mapping[str, Any]) -> str:
@@ -66,34 +66,61 @@ def expression_in_words(expression: Any) -> str:
     parts = [expression_in_words(part) for part in (argument if isinstance(argument, list) else [argument])]
     if operation == "abs":
         return f"|{parts[0]}|"
+    if len(parts) == 1:
+        return parts[0]
     if operation in ("sum", "product"):
         return "(" + {"sum": " + ", "product": " · "}[operation].join(parts) + ")"
     return f"{operation}({', '.join(parts)})"
 
 
 class _Arguments(dict[str, Any]):
-    """Arguments of a quantity as short text; long vectors are cut."""
+    """Arguments of a quantity as text; vectors become linear forms in the symbol that the format names."""
 
     def __missing__(self, key: str) -> str:
         return "?"
 
-    def __getitem__(self, key: str) -> str:
+    def __getitem__(self, key: str) -> Any:
         value = super().__getitem__(key)
-        if not isinstance(value, list):
-            return str(value)
-        shown = ", ".join(str(entry) for entry in value[:_LONG_VECTOR])
-        return f"({shown}{', …' if len(value) > _LONG_VECTOR else ''})".replace("-", "−")
+        return _Form(value) if isinstance(value, list) else value
+
+
+class _Form(list[str]):
+    def __format__(self, symbol: str) -> str:
+        return linear_form(self, symbol)
+
+
+def linear_form(coefficients: Sequence[str], symbol: str) -> str:
+    """Coefficients (numbers as text) as a sum.
+
+    >>> linear_form(["1", "0", "-1", "1/2"], "θ")
+    'θ0 − θ2 + 1/2·θ3'
+    """
+    terms = [(str(c), k) for k, c in enumerate(coefficients) if str(c) != "0"]
+    text = ""
+    for c, k in terms[:_LONG_FORM]:
+        size = c.lstrip("-")
+        sign = "−" if c.startswith("-") else "+"
+        text += (f" {sign} " if text else sign.replace("+", "")) + ("" if size == "1" else f"{size}·") + f"{symbol}{k}"
+    return (text or "0") + (" + …" if len(terms) > _LONG_FORM else "")
 
 
 def _training(expression: Mapping[str, Any]) -> str:
     """`` after k steps of …``, or nothing."""
     if "steps" not in expression:
         return ""
+    if not expression["steps"]:
+        return " at the start"
     steps, rule = expression["steps"], dict(expression.get("rule", {"name": "training"}))
     options = [f"rate {expression['rate']}"] if "rate" in expression else []
     defaults = ("0", 0, False, None)
-    options += [f"{key.replace('_', ' ')} {value}" for key, value in rule.items() if key != "name" and value not in defaults]
-    extras = {"velocity": "an initial momentum buffer", "grad_noise": "a fixed gradient noise", "unit_mask": "a fixed dropout mask"}
+    options += [
+        f"{key.replace('_', ' ')} {value}" for key, value in rule.items() if key != "name" and value not in defaults
+    ]
+    extras = {
+        "velocity": "an initial momentum buffer",
+        "grad_noise": "a fixed gradient noise",
+        "unit_mask": "a fixed dropout mask",
+    }
     options += [text for key, text in extras.items() if key in expression]
     plural = "" if steps == 1 else "s"
     return f" after {steps} step{plural} of {rule['name']}" + (f" ({', '.join(options)})" if options else "")

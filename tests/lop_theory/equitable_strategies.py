@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from lop_theory.arithmetic import rational_array
 from lop_theory.architectures import random_dag
+from lop_theory.arithmetic import rational_array
 from lop_theory.cloned import clone, redistribute
 from lop_theory.dag import Dag
 from lop_theory.partition import UnitPartition

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lop_theory import modular
 from lop_theory.activations import KinkError
 from lop_theory.architectures import from_module, init_params, mlp, random_dag, residual_mlp
 from lop_theory.arithmetic import RATIONALS, rational_array
@@ -161,6 +162,15 @@ def test_residue_rank_across_panels(size: int, rank: int) -> None:
     assert residue_rank(matrix.astype(float), PRIME) == expected
 
 
+def test_residue_rank_reduces_before_entries_outgrow_a_float(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With p near 2²⁶ only 6 pivots may be added up unreduced; 300 would leave the exact floats and give full rank."""
+    monkeypatch.setattr(modular, "_PANEL", 2)
+    prime = int(sympy.prevprime(2**26))
+    factor = nmod_mat(340, 300, np.random.default_rng(0).integers(0, prime, 340 * 300).tolist(), prime)
+    residues = [int(v) for v in (factor * factor.transpose()).entries()]
+    assert residue_rank(np.array(residues, dtype=float).reshape(340, 340), prime) == 300
+
+
 def test_exact_forward_decides_what_floats_cannot() -> None:
     """3 · 0.1 − 0.3 is positive for the *floats* 0.1 and 0.3, and 0.2 − 0.3 negative; so is (1 + 2⁻⁵²) − 1 positive."""
     assert 3 * Fraction(0.1) > Fraction(0.3)
@@ -229,7 +239,7 @@ def test_muted_unit(kind: str, activation: str) -> None:
     lower, upper, reason = certified_rank(dag, theta, x, y, kind)
     shift = 1 if kind == "cross_entropy" else 0
     assert lower == upper == gate_bound(dag, theta, x, kind) - (5 + 1 - (3 - shift))
-    assert "1 muted unit" in reason
+    assert "disconnecting 1 muted unit" in reason
 
 
 def test_equal_outgoing_weights_are_muted_by_softmax_only() -> None:
@@ -303,6 +313,15 @@ def test_a_kinked_unit_behind_a_smooth_one_is_decided_by_balls() -> None:
     x = torch.arange(8, dtype=torch.float64)[:, None] / 4
     lower, upper, _ = certified_rank(dag, theta, x, x, "mse")
     assert 0 < lower <= upper == 6
+
+
+def test_a_kink_behind_a_smooth_unit_is_never_decided() -> None:
+    """relu(w · tanh(x) + b) at x = 0, b = 0: the balls straddle the kink at every precision, and the error says so."""
+    dag = Dag(1, True, ("tanh", "relu", "identity"), [0, 1, 2, 1, 3, 1], [2, 2, 3, 3, 4, 4], [0, 1, 2, 3, 4, 5], [4])
+    theta = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.5], dtype=torch.float64)
+    x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    with pytest.raises(KinkError):
+        certified_rank(dag, theta, x, x, "mse")
 
 
 def balls_of(matrix: np.ndarray, radius: float = 0.0) -> np.ndarray:

@@ -84,7 +84,7 @@ def equitable_residuals(
 
 
 def is_biregular(dag: Dag, blocks: Sequence[Sequence[int]]) -> bool:
-    """Every ordered pair of blocks: no edge, or equal out-degrees of the sources and equal in-degrees of the targets."""
+    """Every ordered pair of blocks: equal out-degrees of the sources, equal in-degrees of the targets (0 if no edge)."""
     edges = set(zip(dag.source.tolist(), dag.target.tolist()))
     for first in blocks:
         for second in blocks:
