@@ -11,7 +11,7 @@ from importlib import import_module
 import numpy as np
 import torch
 
-from benchmarks.timing import cpu_seconds, medians, print_table, ratio, seconds  # first: it sets the number of threads
+from benchmarks.timing import medians, print_table, ratio, seconds, timed  # first: it sets the number of threads
 from lop_theory.architectures import init_params, mlp
 from lop_theory.dag import Dag
 from lop_theory.exact import exact_hessian
@@ -38,21 +38,11 @@ def exact() -> None:
     rows = []
     for widths, samples in (([9, 18, 14, 4], 330), ([20, 32, 30, 12], 400)):
         dag, theta, x, y = integer_problem(widths, samples, dead=2)
-        found: dict[str, object] = {}
-
-        def build(dag=dag, theta=theta, x=x, y=y, found=found) -> None:
-            found["matrix"] = exact_hessian(dag, theta, x, y)
-
-        def rank(found=found) -> None:
-            found["rank"] = exact_rank(found["matrix"])
-
-        def modular(found=found) -> None:
-            found["modular"] = modular_rank(found["matrix"], PRIME)
-
-        times = [cpu_seconds(f) for f in (build, rank, modular)]
-        size = f"{'-'.join(map(str, widths))}"
-        rows.append([size, dag.num_params, samples, *map(seconds, times), seconds(times[0] + times[1])])
-        rows[-1] += [found["rank"], found["modular"]]
+        matrix, build = timed(exact_hessian, dag, theta, x, y)
+        proven, elimination = timed(exact_rank, matrix)
+        lower, modular = timed(modular_rank, matrix, PRIME)
+        times = map(seconds, (build, elimination, modular, build + elimination))
+        rows.append(["-".join(map(str, widths)), dag.num_params, samples, *times, proven, lower])
     header = [
         "ReLU net, 2 dead units",
         "P",
@@ -87,15 +77,9 @@ def certified(samples: int) -> None:
     except ModuleNotFoundError as error:
         print(f"\ncertified_rank skipped: {error}")
         return
-    rows = []
-    for widths in ([20, 42, 40, 10],):
-        dag, theta, x, y = trained(widths, samples)
-        found = []
-        cpu = cpu_seconds(
-            lambda dag=dag, theta=theta, x=x, y=y: found.append(certified_rank(dag, theta, x, y, "cross_entropy"))
-        )
-        lower, upper = found[0][:2]
-        rows.append(["-".join(map(str, widths)), dag.num_params, samples, seconds(cpu), lower, upper, lower == upper])
+    dag, theta, x, y = trained([20, 42, 40, 10], samples)
+    (lower, upper, _), cpu = timed(certified_rank, dag, theta, x, y, "cross_entropy")
+    rows = [["20-42-40-10", dag.num_params, samples, seconds(cpu), lower, upper, lower == upper]]
     header = ["trained ReLU net, cross-entropy", "P", "N", "CPU", "lower", "upper", "closed"]
     print_table("Certified rank of a trained network (one run each)", header, rows)
 
@@ -116,26 +100,20 @@ def gram() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = []
     for widths, samples in (([20, 42, 40, 10], 200), ([784, 1000, 1000, 10], 200)):
-        built: list[Dag] = []
-        times = [cpu_seconds(lambda widths=widths, built=built: built.append(mlp(widths, "tanh")))]
-        dag = built[0]
-        times.append(cpu_seconds(lambda dag=dag: dag.tiles))
+        dag, construction = timed(mlp, widths, "tanh")
+        _, tiling = timed(lambda dag: dag.tiles, dag)
         theta = init_params(dag, generator)
         x = torch.randn(samples, widths[0], generator=generator, dtype=torch.float64)
         y = torch.zeros(samples, dtype=torch.int64)
-        count: list[int] = []
-        times.append(
-            cpu_seconds(lambda: count.append(gauss_newton_epsilon_rank(dag, theta, x, y, "cross_entropy", 1e-9)))
-        )
+        count, ours = timed(gauss_newton_epsilon_rank, dag, theta, x, y, "cross_entropy", 1e-9)
         dense = "-"
         if dag.num_params < 5000:
-            spent = cpu_seconds(
-                lambda: count.append(epsilon_rank(gauss_newton(dag, theta, x, y, "cross_entropy"), 1e-9))
+            same, spent = timed(
+                lambda d, *a: epsilon_rank(gauss_newton(d, *a), 1e-9), dag, theta, x, y, "cross_entropy"
             )
-            dense = f"{ratio(spent / times[-1])}, count {count[1]}"
-        rows.append(
-            ["-".join(map(str, widths)), dag.num_params, samples * widths[-1], *map(seconds, times), count[0], dense]
-        )
+            dense = f"{ratio(spent / ours)}, count {same}"
+        times = map(seconds, (construction, tiling, ours))
+        rows.append(["-".join(map(str, widths)), dag.num_params, samples * widths[-1], *times, count, dense])
     header = [
         "tanh net, cross-entropy, N = 200",
         "P",

@@ -9,11 +9,12 @@ import os
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # read when the libraries are loaded
     os.environ.setdefault(_name, "1")
 
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+import statistics  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable, Mapping, Sequence  # noqa: E402
+from typing import Any  # noqa: E402
 
-import torch
+import torch  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -23,6 +24,13 @@ def cpu_seconds(function: Callable[[], object]) -> float:
     start = time.process_time()
     function()
     return time.process_time() - start
+
+
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """(value, CPU seconds) of one call."""
+    start = time.process_time()
+    value = function(*arguments)
+    return value, time.process_time() - start
 
 
 def medians(functions: Mapping[str, Callable[[], object]], repetitions: int, budget: float = 8.0) -> dict[str, float]:

@@ -6,6 +6,9 @@ are dyadic rationals: dead units, bounds and the rank interval are exact stateme
 
 The Hessian is that of the mean cross-entropy on the batch, and so are dead units and bounds: a unit that is dead on the
 batch may be alive on another image, which has its own column.
+
+The theorem on frozen units needs a rational gradient, which softmax does not have. It is judged on the same weights with the
+summed squared loss on a few of the images, for the dead units that have a persistence certificate: one step, exactly.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from flint import fmpq
 
-from experiments.permuted_labels import Checkpoint, PermutedLabels, checkpoints
+from experiments.permuted_labels import CLASSES, Checkpoint, PermutedLabels, checkpoints
 from lop_theory.bounds import dead_unit_bound, dead_unit_bound_corrected, gate_bound
 from lop_theory.dag import Dag
 from lop_theory.forward import gradient
-from lop_theory.frozen import frozen_manifold, numerically_dead_units
+from lop_theory.frozen import frozen_manifold, numerically_dead_units, persistence_certificate
 from lop_theory.gates import gate_pattern
 from lop_theory.hessian import hessian
 from lop_theory.rank import NumericalRank, numerical_rank, rank_is_decided
@@ -34,8 +38,13 @@ LIVE_CLAIMS = (
     "spectral.dead-unit-bound",
     "spectral.dead-unit-bound.repaired",
     "spectral.gate-bound",
+    "barriers.thm2.1.frozen.repaired",
 )
 """Claims that judge a live network, in the order of the columns that show their verdicts."""
+
+FROZEN_CLAIM = LIVE_CLAIMS[-1]
+FROZEN_IMAGES = 4
+FROZEN_RATE = fmpq(1, 64)
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,6 @@ class LiveRow:
 
     task: int
     accuracy: float
-    hidden: int
     dead: tuple[int, ...]  # per hidden layer, proved, on the batch
     numerically_dead: int
     dead_on_all: int
@@ -114,14 +122,14 @@ def judge(point: Checkpoint, batch: int, claims: Sequence[Claim]) -> LiveRow:
     dag, theta, x, y, kind = point.dag, point.theta, point.x[:batch], point.y[:batch], point.kind
     gates = gate_pattern(dag, theta, x)
     dead = gates.dead_units.tolist()
-    instance = Instance(dag, theta.numpy(), x.numpy(), y.numpy(), kind, {"units": tuple(dead)})
-    rank = hessian_rank(instance)
+    live = Instance(dag, theta.numpy(), x.numpy(), y.numpy(), kind)
+    special = {FROZEN_CLAIM: frozen_instance(point, dead)}
+    rank = hessian_rank(live)
     slope = gradient(dag, theta, x, y, kind)
     normal = frozen_manifold(dag, theta, dead).normal_part(slope)
     return LiveRow(
         task=point.task,
         accuracy=point.accuracy,
-        hidden=len(dag.hidden),
         dead=tuple(int(np.isin(units, dead).sum()) for units in _hidden_layers(dag)),
         numerically_dead=len(numerically_dead_units(dag, theta, x, tol=1e-12)),
         dead_on_all=len(numerically_dead_units(dag, theta, point.x, tol=1e-12)),
@@ -132,13 +140,28 @@ def judge(point: Checkpoint, batch: int, claims: Sequence[Claim]) -> LiveRow:
         upper=rank.upper,
         numerical=numerical_rank(hessian(dag, theta, x, y, kind)),
         residual=float(torch.as_tensor(normal).abs().max()),
-        verdicts=tuple(_verdict(claim, instance, point.task) for claim in claims),
+        verdicts=tuple(_verdict(claim, special.get(claim.id, live), point.task) for claim in claims),
     )
 
 
-def _verdict(claim: Claim, instance: Instance, task: int) -> LiveVerdict:
+def frozen_instance(point: Checkpoint, dead: Sequence[int]) -> Instance | None:
+    """The network with squared loss on a few images, and which dead units are certified to stay frozen; None if none is."""
+    x, y = point.x[:FROZEN_IMAGES], point.y[:FROZEN_IMAGES]
+    box = float(x.abs().max())
+    found = {u: persistence_certificate(point.dag, point.theta, u, box, samples=x) for u in dead}
+    frozen = tuple(u for u, certificate in found.items() if certificate is not None and certificate.strict)
+    if not frozen:
+        return None
+    targets = torch.nn.functional.one_hot(y, CLASSES).to(x.dtype)
+    extra = {"frozen": frozen, "box": box, "steps": 1, "rate": FROZEN_RATE}
+    return Instance(point.dag, point.theta.numpy(), x.numpy(), targets.numpy(), "mse_sum", extra)
+
+
+def _verdict(claim: Claim, instance: Instance | None, task: int) -> LiveVerdict:
     """One claim on one network. What it raises becomes the error of this verdict; the others still run."""
     about = partial(LiveVerdict, claim=claim.id, task=task, expected=claim.expected.value)
+    if instance is None:
+        return about(verdict=Verdict.NOT_RUN.value, applies="no dead unit with a persistence certificate")
     try:
         broken = [a.name for a in claim.assumptions if not a.holds(instance)]
         if broken:
@@ -173,10 +196,11 @@ _COLUMNS = (
     ("gap", "that gap, as a ratio of neighbouring singular values"),
     (
         "tangency residual",
-        "largest component of the gradient normal to the frozen manifold of the dead units; 0: exactly tangent",
+        "largest component of the gradient normal to the frozen manifold of the dead units (0: exactly tangent), and what "
+        "{} says here of one exact step",
     ),
 )
-_JUDGED = dict(zip(("printed bound", "corrected bound", "gate bound"), LIVE_CLAIMS))
+_JUDGED = dict(zip(("printed bound", "corrected bound", "gate bound", "tangency residual"), LIVE_CLAIMS))
 
 
 def live_document(rows: Sequence[LiveRow], config: LiveConfig) -> dict[str, Any]:
@@ -197,10 +221,14 @@ def surprises(rows: Sequence[LiveRow]) -> list[LiveVerdict]:
 
 def _cells(row: LiveRow) -> list[Any]:
     """The cells of one row, in the order of the columns."""
-    bounds = {"printed bound": row.printed, "corrected bound": row.corrected, "gate bound": row.gate}
     words = {v.claim: _word(v) for v in row.verdicts}
+
+    def judged(name: str, value: Any) -> str:
+        return f"{value} {words.get(_JUDGED[name], '')}".strip()
+
     interval = str(row.lower) if row.lower == row.upper else f"[{row.lower}, {row.upper}]"
-    gap = "∞" if math.isinf(row.numerical.gap) else f"{row.numerical.gap:.2g}"
+    gap = row.numerical.gap
+    ratio = "∞" if math.isinf(gap) else f"{gap:.1f}" if gap < 10 else f"{gap:.0f}" if gap < 1e6 else f"{gap:.0e}"
     mark = "" if rank_is_decided(row.numerical) else " ?"
     return [
         row.task,
@@ -208,11 +236,13 @@ def _cells(row: LiveRow) -> list[Any]:
         " + ".join(map(str, row.dead)),
         row.numerically_dead,
         row.dead_on_all,
-        *(f"{bound} {words.get(_JUDGED[name], '')}".strip() for name, bound in bounds.items()),
+        judged("printed bound", row.printed),
+        judged("corrected bound", row.corrected),
+        judged("gate bound", row.gate),
         interval,
         f"{row.numerical.rank}{mark}",
-        gap,
-        "0" if row.residual == 0 else f"{row.residual:.1e}",
+        ratio,
+        judged("tangency residual", "0" if row.residual == 0 else f"{row.residual:.1e}"),
     ]
 
 

@@ -26,8 +26,8 @@ Assumed everywhere: H belongs to the data loss alone (no λ‖θ‖², no normal
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import flint
@@ -186,10 +186,11 @@ def gate_null_directions(
     check_loss_kind(kind)
     gates = _pattern(dag, theta, x, gates)
     columns: list[np.ndarray] = []
-    for block in _blocks(gates):
-        for p in [*block.closed, *block.silent]:
-            columns.append(_combination(dag, {int(p): 1}))
-        columns += [_combination(dag, dict(zip(block.others.tolist(), a, strict=True))) for a in _kernel(block.rows)]
+    system = _system(gates)
+    for p in [*system.closed, *system.silent]:
+        columns.append(_combination(dag, {int(p): 1}))
+    for params, rows in system.equations:
+        columns += [_combination(dag, dict(zip(params.tolist(), a, strict=True))) for a in _kernel(rows)]
     if kind == "cross_entropy":
         for params in _new_shifts(gates):
             columns.append(_combination(dag, dict.fromkeys(params.tolist(), 1)))
@@ -213,16 +214,16 @@ def softmax_shift_dimension(dag: Dag) -> int:
 # -- solving (1) -------------------------------------------------------------------------------------------------------
 
 
-class _Block(NamedTuple):
-    """The parameters that may occur in (1), of one unit or of several units that share parameters.
+class _System(NamedTuple):
+    """The solutions of (1): parameters that are null alone, and linear systems for the others.
 
-    ``closed``, ``silent``: null alone, see :class:`GateNullity`. ``others`` [k]: the rest, with equations ``rows`` [R, k].
+    ``closed``, ``silent``: see :class:`GateNullity`. ``equations``: pairs (parameters [k], rows [R, k] of (1)), on disjoint
+    sets of parameters.
     """
 
     closed: np.ndarray
     silent: np.ndarray
-    others: np.ndarray
-    rows: np.ndarray
+    equations: list[tuple[np.ndarray, np.ndarray]]
 
 
 def _pattern(dag: Dag, theta: Any, x: Any, gates: GatePattern | None) -> GatePattern:
@@ -234,62 +235,61 @@ def _pattern(dag: Dag, theta: Any, x: Any, gates: GatePattern | None) -> GatePat
 
 
 def _count(gates: GatePattern, kind: str) -> GateNullity:
-    closed = silent = dependent = 0
-    for block in _blocks(gates):
-        closed, silent = closed + len(block.closed), silent + len(block.silent)
-        dependent += len(block.others) - _row_rank(block.rows)
-    return GateNullity(closed, silent, dependent, len(_new_shifts(gates)) if kind == "cross_entropy" else 0)
+    system = _system(gates)
+    dependent = sum(len(params) - _row_rank(rows) for params, rows in system.equations)
+    shift = len(_new_shifts(gates)) if kind == "cross_entropy" else 0
+    return GateNullity(len(system.closed), len(system.silent), dependent, shift)
 
 
-def _groups(dag: Dag) -> list[np.ndarray]:
-    """Trainable edges, grouped so that (1) splits: two parameters are in one group if a chain of units links them."""
+@lru_cache(maxsize=64)
+def _groups(dag: Dag) -> tuple[np.ndarray, ...]:
+    """Trainable edges, grouped so that (1) splits: two parameters are in one group if a chain of units links them.
+
+    Without tying there is one group for each unit.
+    """
     edges = np.flatnonzero(dag.param >= 0)
     if not len(edges):
-        return []
+        return ()
     size = dag.num_params + dag.num_units
     ends = (dag.param[edges], dag.num_params + dag.target[edges])
     label = connected_components(coo_array((np.ones(len(edges)), ends), shape=(size, size)), directed=False)[1][ends[0]]
     order = np.argsort(label, kind="stable")
-    return np.split(edges[order], np.flatnonzero(np.diff(label[order])) + 1)
+    return tuple(np.split(edges[order], np.flatnonzero(np.diff(label[order])) + 1))
 
 
-def _blocks(gates: GatePattern) -> Iterator[_Block]:
+def _system(gates: GatePattern) -> _System:
     dag = gates.dag
-    for edges in _groups(dag):
-        sources, targets = dag.source[edges], dag.target[edges]
-        params, place = np.unique(dag.param[edges], return_inverse=True)
-        is_open = gates.open[:, targets]
+    edges = np.flatnonzero(dag.param >= 0)
+    sources, is_open = dag.source[edges], gates.open[:, dag.target[edges]]
 
-        def some(per_edge: Any, place: np.ndarray = place, size: int = len(params)) -> np.ndarray:
-            return np.bincount(place, per_edge, minlength=size) > 0  # true of some edge of the parameter
+    def some(per_edge: Any) -> np.ndarray:  # is it true of some edge of the parameter?
+        return np.bincount(dag.param[edges], per_edge, minlength=dag.num_params) > 0
 
-        opened = some(is_open.any(0))
-        moving = some((is_open & ~gates.static[:, sources]).any(0))
-        sounding = some((is_open & ~gates.zero[:, sources]).any(0))
-        chosen = ~moving & sounding
-        rows = _equations(gates, edges[chosen[place]], params[chosen])
-        yield _Block(params[~opened], params[opened & ~sounding], params[chosen], rows)
+    opened = some(is_open.any(axis=0))
+    moving = some((is_open & ~gates.static[:, sources]).any(axis=0))
+    sounding = some((is_open & ~gates.zero[:, sources]).any(axis=0))
+    chosen = ~moving & sounding
+    picked = (group[chosen[dag.param[group]]] for group in _groups(dag)) if chosen.any() else ()
+    equations = [_equations(gates, group) for group in picked if len(group)]
+    return _System(np.flatnonzero(~opened), np.flatnonzero(opened & ~sounding), equations)
 
 
-def _equations(gates: GatePattern, edges: np.ndarray, params: np.ndarray) -> np.ndarray:
-    """Rows of (1) [R, len(params)]: one for each unit of the group and each sample on which it is open."""
-    dag, parts = gates.dag, [np.zeros((0, len(params)), dtype=object)]
+def _equations(gates: GatePattern, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(parameters, rows of (1)) of a group: one row for each unit and each sample on which it is open."""
+    dag, parts = gates.dag, []
+    params, place = np.unique(dag.param[edges], return_inverse=True)
     for v in np.unique(dag.target[edges]):
-        mine = edges[dag.target[edges] == v]
         samples = np.flatnonzero(gates.open[:, v])
         rows = np.full((len(samples), len(params)), flint.fmpq(0), dtype=object)
-        for e in mine:
-            column = int(np.searchsorted(params, dag.param[e]))
-            rows[:, column] = rows[:, column] + gates.value[samples, dag.source[e]]
+        for k in np.flatnonzero(dag.target[edges] == v):
+            rows[:, place[k]] += gates.value[samples, dag.source[edges[k]]]
         parts.append(rows)
-    return np.concatenate(parts)
+    return params, np.concatenate(parts)
 
 
 def _row_rank(rows: np.ndarray) -> int:
     """Rank over Q. A few rows of full column rank settle it for a tall matrix."""
     columns = rows.shape[1]
-    if not columns:
-        return 0
     if len(rows) > 4 * columns and exact_rank(rows[: 2 * columns]) == columns:
         return columns
     return exact_rank(rows)
@@ -297,8 +297,6 @@ def _row_rank(rows: np.ndarray) -> int:
 
 def _kernel(rows: np.ndarray) -> list[list[Any]]:
     """A basis of {a : rows a = 0} over Q, from the reduced row echelon form."""
-    if not rows.shape[1]:
-        return []
     reduced, pivots = _echelon(rows)
     basis = []
     for free in (c for c in range(rows.shape[1]) if c not in pivots):

@@ -25,11 +25,12 @@ from typing import Any
 
 import flint
 import numpy as np
+import torch
 
 from lop_theory.activations import Activation, get_activation
-from lop_theory.arithmetic import RATIONALS, rational_array, to_fmpq
+from lop_theory.arithmetic import FLOATS, RATIONALS, rational_array, to_fmpq
 from lop_theory.dag import CONSTANT_BLOCK, FIRST_COMPUTED_BLOCK, INPUT_BLOCK, Dag
-from lop_theory.forward import tile_weights
+from lop_theory.forward import check_kinks, run_forward, tile_weights
 
 __all__ = ["GatePattern", "linear_pieces", "gate_pattern", "frozen_pattern"]
 
@@ -95,9 +96,9 @@ def gate_pattern(dag: Dag, theta: Any, x: Any, pieces: np.ndarray | None = None)
     >>> pattern.dead_units.tolist(), pattern.open[:, 2:4].tolist()
     ([2], [[False, True], [False, False]])
     """
-    x = _rational_batch(dag, x)
     if pieces is None:
         pieces = linear_pieces(dag, theta, x)
+    x = _rational_batch(dag, x)
     pieces = np.asarray(pieces, dtype=np.int64)
     if pieces.shape != (len(x), dag.num_units):
         raise ValueError(f"pieces have shape {pieces.shape}; give [N, num_units] = {(len(x), dag.num_units)}")
@@ -144,6 +145,9 @@ def linear_pieces(dag: Dag, theta: Any, x: Any) -> np.ndarray:
     >>> linear_pieces(mlp([1, 1, 1], "hard_tanh"), [1.0, 0.0, 1.0, 0.0], [[-7.0], [0.5], [7.0]])[:, 2].tolist()
     [0, 1, 2]
     """
+    found = _integer_pieces(dag, theta, x)
+    if found is not None:
+        return found
     theta, x = _rational_vector(dag, theta), _rational_batch(dag, x)
     pieces = np.zeros((len(x), dag.num_units), dtype=np.int64)
     wanted = _units_to_evaluate(dag)
@@ -166,6 +170,45 @@ def linear_pieces(dag: Dag, theta: Any, x: Any) -> np.ndarray:
                 pieces[:, v], values[:, column] = _activate(activation, values[:, column])
         h[b] = _matrix(values)
     return pieces
+
+
+def _integer_pieces(dag: Dag, theta: Any, x: Any) -> np.ndarray | None:
+    """The pieces of a piecewise linear problem in integers, in float64: exact, because Σ|w||h| stays below 2⁵³.
+
+    ``None`` if the problem is not of this form, too large, or malformed (which the exact route then reports).
+    """
+    known = [get_activation(name) for name in dict.fromkeys(dag.activations)]
+    if dag.fixed or not all(a.is_integral and a.is_piecewise_linear for a in known):
+        return None
+    theta, x = _whole_numbers(theta), _whole_numbers(x)
+    if theta is None or x is None or theta.shape != (dag.num_params,):
+        return None
+    if x.ndim != 2 or x.shape[1] != dag.num_inputs or not len(x):
+        return None
+    run = run_forward(FLOATS, dag, theta, x)
+    peak = dict.fromkeys(run.z, 0.0)
+    for tile, weight in zip(dag.tiles, run.weights, strict=True):
+        size = np.abs(weight).sum(axis=1).max() * max(np.abs(run.h[tile.source]).max(), 1.0)
+        peak[tile.target] += float(size)
+    steepest = max([1.0, *(abs(float(slope)) for a in known for slope in a.slopes)])
+    offset = max([0.0, *(abs(float(c)) for a in known for c in (*a.intercepts, *a.breakpoints))])
+    if max(peak.values()) * steepest + offset >= 2.0**52:  # one bit in hand for the rounding of this line
+        return None
+    check_kinks(dag, run.z)
+    pieces = np.zeros((len(x), dag.num_units), dtype=np.int64)
+    for b, z in run.z.items():
+        for name, places in dag.blocks[b].activations:
+            for at in get_activation(name).breakpoints:
+                pieces[:, dag.blocks[b].units[places]] += z[:, places] > float(at)
+    return pieces
+
+
+def _whole_numbers(values: Any) -> np.ndarray | None:
+    """The values in float64 if all are integers below 2⁵³, else ``None``."""
+    array = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+    if array.dtype.kind not in "if" or not (np.abs(array) < 2**53).all() or (array != np.rint(array)).any():
+        return None
+    return array.astype(np.float64)
 
 
 def _activate(activation: Activation, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,18 @@
+"""All claims, listed explicitly, in paper order: a claim that is not in this list does not exist."""
+
+from proofs_checks.claim import Claim
+from proofs_checks.claims import (
+    barriers_cloning,
+    barriers_frozen,
+    spectral_limits,
+    spectral_normalization,
+    spectral_rank,
+)
+
+CLAIMS: tuple[Claim, ...] = (
+    *barriers_frozen.CLAIMS,
+    *barriers_cloning.CLAIMS,
+    *spectral_rank.CLAIMS,
+    *spectral_limits.CLAIMS,
+    *spectral_normalization.CLAIMS,
+)

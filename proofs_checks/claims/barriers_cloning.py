@@ -13,30 +13,24 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-import sympy
 from flint import fmpq
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from lop_theory.arithmetic import rational_array
-from lop_theory.dag import Dag
 from lop_theory.forward import KinkError
 from lop_theory.partition import (
-    UnitPartition,
     block_pairs,
     column_equitable,
-    printed_quotient,
     row_equitable,
 )
-from proofs_checks.claim import Assumption, Certificate, Claim, Evidence, Mutant, Scope, Source, Strength, Verdict
+from proofs_checks.claim import Assumption, Claim, Evidence, Mutant, Source, Verdict
 from proofs_checks.claims.barriers_graphs import (
     SMOOTH,
     block_networks,
     equitable_subspace,
-    network,
-    partition_of,
-    tangled_networks,
 )
+from proofs_checks.claims.barriers_proofs import BLOCK_ALGEBRA, CLONED_STEP
 from proofs_checks.claims.barriers_trajectories import (
     LevelSet,
     by_unit,
@@ -74,10 +68,12 @@ def _spread(instance: Instance, values: dict[int, np.ndarray], name: str, symbol
 
 
 def unequal_activations(instance: Instance) -> Break | None:
+    """Two units of one block with different h on a sample."""
     return _spread(instance, by_unit(instance.dag, exact_pass(instance).h), "value", "h")
 
 
 def unequal_error_signals(instance: Instance) -> Break | None:
+    """Two units of one block with different δ on a sample."""
     return _spread(instance, exact_error_signals(instance, exact_pass(instance)), "adjoint", "δ")
 
 
@@ -120,7 +116,7 @@ def leaves_leaf(instance: Instance) -> Break | None:
     return None
 
 
-def _checker(*parts: Callable[[Instance], Break | None]) -> Callable[[Instance], Evidence]:
+def checker(*parts: Callable[[Instance], Break | None]) -> Callable[[Instance], Evidence]:
     """A check that holds if no part breaks. Its witness lists the equations of RE and CE that hold at the start."""
 
     def check(instance: Instance) -> Evidence:
@@ -150,8 +146,7 @@ def equations_at_start(instance: Instance) -> list[dict[str, Any]]:
     ]
 
 
-CHECK_CLONING = _checker(unequal_activations, unequal_error_signals, uneven_gradient, leaves_manifold, leaves_leaf)
-CHECK_FORWARD = _checker(unequal_activations)
+CHECK_CLONING = checker(unequal_activations, unequal_error_signals, uneven_gradient, leaves_manifold, leaves_leaf)
 
 
 # -- assumptions -----------------------------------------------------------------------------------------------------
@@ -241,26 +236,6 @@ def _not_block_constant(instance: Instance) -> Break | None:
     return None
 
 
-def _check_printed_base(instance: Instance) -> Evidence:
-    """h(v) = h̃(block of v) in the base network with the printed weights (block sum / number of *sources*)."""
-    partition: UnitPartition = instance.extra["partition"]
-    base_dag, weights = printed_quotient(instance.dag, instance.theta, partition)
-    units = [[b[0] for b in partition.blocks if b[0] < instance.dag.num_inputs], [b[0] for b in partition.blocks]]
-    outputs = [u - int(instance.dag.outputs[0]) for u in (b[0] for b in partition.blocks) if u in instance.dag.outputs]
-    base = Instance(base_dag, weights, instance.x[:, units[0]], instance.y[:, outputs])
-    full, small = (by_unit(i.dag, exact_pass(i).h) for i in (instance, base))
-    for j, u in enumerate(units[1]):
-        for n in range(len(instance.x)):
-            if full[u][n] != small[j][n]:
-                text = f"unit {u} has h = {full[u][n]}, its base unit {j} has {small[j][n]}"
-                line = assertion(
-                    quantity("value", unit=int(u), sample=n), "!=", quantity("value", "base", unit=j, sample=n)
-                )
-                nets = {"net": network_document(instance), "base": network_document(base)}
-                return Evidence(Verdict.FAILS, note=text, witness=lambda t=text, x=nets, k=line: witness(t, x, [k]))
-    return Evidence(Verdict.HOLDS)
-
-
 @st.composite
 def _untied_momentum(draw: st.DrawFn) -> Instance:
     """A buffer that is 1 on one edge of a pair and 0 elsewhere."""
@@ -272,68 +247,6 @@ def _untied_momentum(draw: st.DrawFn) -> Instance:
 
 def _with_decay(instance: Instance) -> Instance:
     return replace(instance, extra={**instance.extra, "weight_decay": fmpq(1, 2)})
-
-
-# -- symbolic proof --------------------------------------------------------------------------------------------------
-
-Edges = tuple[tuple[int, int], ...]
-_PROVED: dict[str, tuple[int, bool, int, Edges, tuple[tuple[int, ...], ...]]] = {
-    # text: inputs, bias, computed units, edges, blocks
-    "1-{2}-{2}-1": (1, False, 5, ((0, 1), (0, 2), (1, 3), (2, 3), (1, 4), (2, 4), (3, 5), (4, 5)), ((1, 2), (3, 4))),
-    "1-{2}-{3}-1": (
-        1,
-        False,
-        6,
-        ((0, 1), (0, 2), *((u, v) for v in (3, 4, 5) for u in (1, 2)), (3, 6), (4, 6), (5, 6)),
-        ((1, 2), (3, 4, 5)),
-    ),
-    "1-{2}=matching={2}-1 with a skip and biases": (
-        1,
-        True,
-        5,
-        ((0, 2), (0, 3), (1, 2), (1, 3), (2, 4), (3, 5), (0, 4), (0, 5), (2, 6), (3, 6), (4, 6), (5, 6), (1, 6)),
-        ((2, 3), (4, 5)),
-    ),
-}
-
-
-def _prove_block(dag: Dag, partition: UnitPartition) -> None:
-    """One gradient step from every θ in {RE, CE}: h and δ equal in blocks, gradient block constant, equations kept.
-
-    θ has free coordinates t; every block has an unknown activation f and derivative g; the inputs and the adjoints of the
-    outputs are unknowns. Raises ``AssertionError`` if an identity does not reduce to 0.
-    """
-    manifold = equitable_subspace(dag, partition)
-    basis, block = manifold.tangent_basis(exact=True), partition.block_of
-    t = sympy.symbols(f"t0:{basis.shape[1]}")
-    theta = [sum((sympy.Rational(str(c)) * s for c, s in zip(row, t, strict=True)), sympy.Integer(0)) for row in basis]
-    h: dict[int, Any] = {u: sympy.Symbol(f"x{block[u]}") for u in range(dag.first_computed)}
-    z: dict[int, Any] = {}
-    for v in range(dag.first_computed, dag.num_units):
-        z[v] = sympy.expand(sum(theta[dag.param[e]] * h[int(dag.source[e])] for e in dag.incoming(v)))
-        h[v] = sympy.Function(f"f{block[v]}")(z[v])
-    delta: dict[int, Any] = {}
-    for v in range(dag.num_units - 1, dag.first_computed - 1, -1):
-        pushed = sum((theta[dag.param[e]] * delta[int(dag.target[e])] for e in dag.outgoing(v)), sympy.Integer(0))
-        adjoint = sympy.Symbol(f"a{block[v]}") if v in dag.outputs else 0
-        delta[v] = sympy.expand(sympy.Function(f"g{block[v]}")(z[v]) * (adjoint + pushed))
-    slopes = [sympy.Integer(0)] * dag.num_params
-    for e, p in enumerate(dag.param):
-        slopes[p] = sympy.expand(delta[int(dag.target[e])] * h[int(dag.source[e])])
-    zero = [a[u] - a[v] for a in (h, delta) for b in partition.blocks for u, v in pairwise(b) if u in a]
-    zero += [slopes[i] - slopes[j] for q in block_pairs(dag, partition) for i, j in pairwise(dag.param[q.edges])]
-    zero += [sum(sympy.Rational(str(c)) * slopes[k] for k, c in row.items()) for row, _ in manifold.equations]
-    assert zero and all(sympy.expand(expression) == 0 for expression in zero)
-
-
-def _prove_cloning() -> str:
-    for inputs, bias, computed, edges, blocks in _PROVED.values():
-        dag = network(inputs, bias, ("square",) * (computed - 1) + ("identity",), edges, 1)
-        _prove_block(dag, partition_of(dag, blocks))
-    return (
-        f"for {'; '.join(_PROVED)}: from every θ in RE ∩ CE, with any activations, inputs and output adjoints, h and δ are "
-        "equal in blocks and the gradient is block constant and tangent to RE ∩ CE; so every step stays"
-    )
 
 
 # -- claims ----------------------------------------------------------------------------------------------------------
@@ -367,7 +280,7 @@ CLONED_AS_PRINTED = Claim(
         Mutant(
             "one-step",
             "the manifold survives one step at least, on any DAG",
-            _checker(leaves_manifold),
+            checker(leaves_manifold),
             block_networks(irregular=True, steps=1),
         ),
     ),
@@ -402,91 +315,23 @@ CLONED_REPAIRED = Claim(
         "CE": block_networks(columns=False),
     },
     mutants=(
-        Mutant("identical weights", "the weights of a pair become or stay equal", _checker(_not_block_constant)),
+        Mutant("identical weights", "the weights of a pair become or stay equal", checker(_not_block_constant)),
         Mutant(
             "leaf under decay",
             "weight decay keeps θ in the leaf θ_0 + BC",
-            _checker(leaves_leaf),
+            checker(leaves_leaf),
             _REGULAR.map(_with_decay),
         ),
         Mutant(
             "untied buffers",
             "momentum buffers at cloning may be arbitrary",
-            _checker(leaves_manifold),
+            checker(leaves_manifold),
             _untied_momentum(),
         ),
     ),
-    certificates=(
-        Certificate(
-            "symbolic step",
-            "one gradient step from every point of RE ∩ CE, with unknown activations, data and loss",
-            Strength.SYMBOLIC,
-            Scope.LIST,
-            _prove_cloning,
-        ),
-    ),
+    certificates=(BLOCK_ALGEBRA, CLONED_STEP),
     depends_on=("barriers.def2.1", "barriers.thmA.2.forward.v2"),
     repairs="barriers.thm2.1.cloned",
 )
 
-FORWARD_V1 = Claim(
-    id="barriers.thmA.2.forward.v1",
-    title="RE alone gives equal activations (v1)",
-    source=Source(BARRIERS, "v1", "Theorem A.2, item 1"),
-    kind="theorem",
-    statement=r"If in every block pair all sources have the same outgoing sum (RE), then $h$ is equal within blocks.",
-    quantifier="for all",
-    assumptions=(RE, SHARED_ACTIVATION, BIREGULAR, NO_INNER_EDGES, EQUAL_INPUTS, EQUAL_ADJOINTS),
-    instances=block_networks(columns=False),
-    check=CHECK_FORWARD,
-    expected=Verdict.FAILS,
-    proof="z_v adds up the *incoming* weights of v, and RE says nothing about them: rows and columns are exchanged.",
-    mutants=(
-        Mutant("RE for δ", "RE alone gives equal error signals", _checker(unequal_error_signals)),
-        Mutant(
-            "RE and one step",
-            "RE holds after a gradient step from RE",
-            _checker(leaves_manifold),
-            block_networks(columns=False, steps=1),
-        ),
-    ),
-)
-
-FORWARD_V2 = Claim(
-    id="barriers.thmA.2.forward.v2",
-    title="CE gives equal activations (v2)",
-    source=Source(BARRIERS, "v2", "Theorem A.1, item 1"),
-    kind="theorem",
-    statement=r"For any DAG and any partition with one activation per block and equal inputs within input blocks: if in "
-    r"every block pair all targets have the same incoming sum (CE), then $h$ is equal within blocks, for every input. Edges "
-    r"inside blocks and cycles between blocks are allowed.",
-    quantifier="for all",
-    assumptions=(CE, SHARED_ACTIVATION, EQUAL_INPUTS),
-    instances=st.one_of(tangled_networks(), block_networks(rows=False), block_networks(rows=False, irregular=True)),
-    check=CHECK_FORWARD,
-    expected=Verdict.HOLDS,
-    proof="Let h̃ solve z̃_j = Σ_i (column sum i→j) h̃_i for the units in topological order: by induction on v every earlier "
-    "unit u has h_u = h̃(block of u) once any unit of its block is computed, and z_v depends on the block of v only.",
-    without={
-        "CE": tangled_networks(rows=True, columns=False),
-        "shared activation": tangled_networks(mixed=True),
-        "equal inputs": tangled_networks(unequal_inputs=True),
-    },
-    mutants=(
-        Mutant(
-            "CE for δ",
-            "CE alone gives equal error signals",
-            _checker(unequal_error_signals),
-            block_networks(rows=False),
-        ),
-        Mutant(
-            "printed base",
-            "h(v) = h̃(ṽ) with the printed base weights, block sums divided by the number of sources",
-            _check_printed_base,
-            _REGULAR,
-        ),
-    ),
-    repairs="barriers.thmA.2.forward.v1",
-)
-
-CLAIMS = (CLONED_AS_PRINTED, CLONED_REPAIRED, FORWARD_V1, FORWARD_V2)
+CLAIMS = (CLONED_AS_PRINTED, CLONED_REPAIRED)

@@ -44,6 +44,7 @@ def network(inputs: int, constant: bool, activations: tuple[str, ...], edges: tu
 
 @lru_cache(maxsize=4096)
 def partition_of(dag: Dag, blocks: Blocks) -> UnitPartition:
+    """The partition with these blocks and singletons."""
     return UnitPartition.of(dag, blocks)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class Spectrum:
 
     @cached_property
     def matrix(self) -> fmpz_mat:
-        return fmpz_mat(*self.rows.shape, [int(v) for v in self.rows.ravel()])
+        return fmpz_mat(self.rows.astype(int).tolist())
 
     @cached_property
     def gram(self) -> fmpz_mat:
@@ -69,7 +70,7 @@ class Spectrum:
         """#{i : σ_i² > level}: sign changes of det(t + level − G), all of whose roots t are real (Descartes)."""
         shifted = fmpq_poly(self.gram.charpoly())(fmpq_poly([level, 1]))
         signs = [c > 0 for c in shifted.coeffs() if c != 0]
-        return sum(a != b for a, b in zip(signs, signs[1:], strict=False))
+        return sum(a != b for a, b in pairwise(signs))
 
     def is_root(self, level: fmpq) -> bool:
         return bool(fmpq_poly(self.gram.charpoly())(level) == 0)
@@ -77,7 +78,8 @@ class Spectrum:
     @cached_property
     def roots(self) -> list[tuple[arb, int]]:
         """The distinct positive σ², as certified enclosures with multiplicities."""
-        return [(root.real, count) for root, count in self.gram.charpoly().complex_roots() if root != 0]
+        found: list[Any] = self.gram.charpoly().complex_roots()  # pairs (acb, multiplicity); a root at 0 is exact
+        return [(root.real, count) for root, count in found if root != 0]
 
     @property
     def is_flat(self) -> bool:
@@ -110,10 +112,12 @@ def stable_to_participation(s: Spectrum) -> bool:
 
 
 def participation_to_effective(s: Spectrum) -> bool | None:
+    """(tr G)² / tr G² ≤ exp H(p), strictly unless the spectrum is flat."""
     return True if s.is_flat else _less(arb(s.participation), s.entropy_rank())
 
 
 def effective_to_rank(s: Spectrum) -> bool | None:
+    """exp H(p) ≤ r, strictly unless the spectrum is flat."""
     return True if s.is_flat else _less(s.entropy_rank(), arb(s.rank))
 
 
@@ -134,7 +138,14 @@ def check_chain(s: Spectrum) -> Evidence:
     """All links. ``margin`` is 0 where the spectrum is flat with more than one value: the last three are then equalities."""
     if s.rank == 0:
         # Whatever values are given to 0/0: the chain would bound 1 by the rank, which is 0.
-        return Evidence(Verdict.FAILS, 0, ">= 1", None, "the zero matrix has rank 0 < 1", lambda: _witness(s, "rank 0 < 1", [assertion(_RANK, "<", 1)]))
+        return Evidence(
+            Verdict.FAILS,
+            0,
+            ">= 1",
+            None,
+            "the zero matrix has rank 0 < 1",
+            lambda: _witness(s, "rank 0 < 1", [assertion(_RANK, "<", 1)]),
+        )
     before, ctx.prec = ctx.prec, BITS
     try:
         answers = {text: link(s) for text, link in LINKS.items()}
@@ -157,7 +168,9 @@ _RANK = quantity("hessian_rank")
 def _witness(s: Spectrum, statement: str, assertions: list[dict[str, Any]]) -> dict[str, Any]:
     """Linear regression without bias on the rows of M: the Hessian of ½ Σ (w·x − y)² is MᵀM, of the same rank as M."""
     inputs = s.rows.shape[1]
-    dag = Dag(inputs, False, ("identity",), np.arange(inputs), np.full(inputs, inputs), np.arange(inputs), np.array([inputs]))
+    dag = Dag(
+        inputs, False, ("identity",), np.arange(inputs), np.full(inputs, inputs), np.arange(inputs), np.array([inputs])
+    )
     instance = Instance(dag, np.zeros(inputs), s.rows, np.zeros((len(s.rows), 1)))
     return witness(f"{s!r}: {statement}", {"net": network_document(instance)}, assertions)
 
@@ -166,7 +179,9 @@ def _traces(s: Spectrum) -> tuple[dict[str, Any], dict[str, Any]]:
     """tr G and tr G² as expressions in entries of the Hessian."""
     size = range(s.rows.shape[1])
     entry = [[quantity("hessian", i=i, j=j) for j in size] for i in size]
-    return {"sum": [entry[i][i] for i in size]}, {"sum": [{"product": [entry[i][j], entry[i][j]]} for i in size for j in size]}
+    return {"sum": [entry[i][i] for i in size]}, {
+        "sum": [{"product": [entry[i][j], entry[i][j]]} for i in size for j in size]
+    }
 
 
 # -- mutants ---------------------------------------------------------------------------------------------------------------
@@ -206,7 +221,9 @@ def _participation_at_most_stable(s: Spectrum) -> Evidence:
         v = [str(round(float(value) * 1000)) for value in top]
         trace, trace2 = _traces(s)
         length = sum(int(value) ** 2 for value in v)
-        larger = assertion({"product": [trace, quantity("quadratic_form", v=v)]}, ">", {"product": [trace2, str(length)]})
+        larger = assertion(
+            {"product": [trace, quantity("quadratic_form", v=v)]}, ">", {"product": [trace2, str(length)]}
+        )
         return _witness(s, "(tr G)² / tr G² > tr G |v|² / v'Gv >= stable rank", [larger])
 
     return Evidence(Verdict.FAILS, s.participation, None, None, "participation > stable", document)
@@ -235,7 +252,7 @@ def _centred_rank(s: Spectrum) -> Evidence:
 
 @st.composite
 def _matrices(draw: DrawFn, zero: bool = False) -> Spectrum:
-    """Integer matrices up to 4 × 4, not zero; every third one has orthogonal rows of equal length (a flat spectrum)."""
+    """Integer matrices up to 4 × 4, not zero unless ``zero``; shrinks towards 1 × 1."""
     shape = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     if zero:
         return Spectrum(np.zeros(shape))
@@ -283,19 +300,27 @@ def _prove_entropy_falls() -> str:
     entropy = sympy.log(Z) - beta * sympy.diff(Z, beta) / Z
     variance = sympy.diff(Z, beta, 2) / Z - (sympy.diff(Z, beta) / Z) ** 2
     assert sympy.simplify(sympy.diff(entropy, beta) + beta * variance) == 0
-    s, u, log_s, log_u = sympy.symbols("s u l k", real=True)  # one ordered pair (i, j) and its mirror image in Z″Z − Z′²
+    s, u, log_s, log_u = sympy.symbols(
+        "s u l k", real=True
+    )  # one ordered pair (i, j) and its mirror image in Z″Z − Z′²
     pair = s * log_s**2 * u - s * log_s * u * log_u
     mirror = u * log_u**2 * s - u * log_u * s * log_s
     assert sympy.expand(pair + mirror - s * u * (log_s - log_u) ** 2) == 0
     x = sympy.symbols("x", positive=True)  # −Σ p log p = log Z − β Z′/Z, because log p = β log σ − log Z
-    assert sympy.simplify(sympy.expand_log(sympy.log(x**beta / Z), force=True) - (beta * sympy.log(x) - sympy.log(Z))) == 0
+    assert (
+        sympy.simplify(sympy.expand_log(sympy.log(x**beta / Z), force=True) - (beta * sympy.log(x) - sympy.log(Z))) == 0
+    )
     return "dH/dβ = -β (Z''Z - Z'²)/Z² with Z''Z - Z'² = ½ΣΣ σ_i^β σ_j^β (log σ_i - log σ_j)² >= 0: H(q) <= H(p)"
 
 
 _STEPS = (
     Certificate("first-links", "1 <= stable <= participation", Strength.SYMBOLIC, Scope.ALL, _prove_first_links),
-    Certificate("tangent", "participation <= exp H(q), effective <= rank", Strength.SYMBOLIC, Scope.ALL, _prove_tangent),
-    Certificate("entropy-falls", "exp H(q) <= exp H(p), the effective rank", Strength.SYMBOLIC, Scope.ALL, _prove_entropy_falls),
+    Certificate(
+        "tangent", "participation <= exp H(q), effective <= rank", Strength.SYMBOLIC, Scope.ALL, _prove_tangent
+    ),
+    Certificate(
+        "entropy-falls", "exp H(q) <= exp H(p), the effective rank", Strength.SYMBOLIC, Scope.ALL, _prove_entropy_falls
+    ),
 )
 
 _MATRICES: SearchStrategy[Spectrum] = _matrices()
@@ -318,7 +343,11 @@ CHAIN = Claim(
     without={"nonzero": _matrices(zero=True)},
     attained=_flat_matrices(),
     mutants=(
-        Mutant("effective-first", "effective <= participation", _swapped(participation_to_effective, "participation < effective")),
+        Mutant(
+            "effective-first",
+            "effective <= participation",
+            _swapped(participation_to_effective, "participation < effective"),
+        ),
         Mutant("rank-first", "rank <= effective", _swapped(effective_to_rank, "effective < rank")),
         Mutant("participation-first", "participation <= stable", _participation_at_most_stable),
         Mutant("rank-is-participation", "rank <= participation", _rank_at_most_participation),

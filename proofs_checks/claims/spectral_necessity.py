@@ -25,7 +25,9 @@ from proofs_checks.claim import Assumption, Claim, Evidence, Mutant, Source, Ver
 from proofs_checks.instances import Instance, assertion, network_document, quantity, witness
 from proofs_checks.strategies import integers_array
 
-_SOURCE = Source("2509.22335", "v1", "Definition 5.2", "τ-trainability as a necessary condition, reconstructed from reviews")
+_SOURCE = Source(
+    "2509.22335", "v1", "Definition 5.2", "τ-trainability as a necessary condition, reconstructed from reviews"
+)
 SGD = {"name": "sgd"}
 
 # -- necessity: ε-rank and the logistic loss -------------------------------------------------------------------------------
@@ -39,8 +41,9 @@ def _single_unit(inputs: int, activation: str, rival: bool) -> Dag:
     source, target, param = list(range(inputs)), [inputs] * inputs, list(range(inputs))
     if rival:
         source, target, param = [*source, 0], [*target, inputs + 1], [*param, -1]
-    names = (activation, "identity")[: 1 + rival]
-    return Dag(inputs, False, names, source, target, param, np.arange(inputs, inputs + 1 + rival), {inputs: 0} if rival else None)
+    names, fixed = (activation, "identity")[: 1 + rival], {inputs: 0} if rival else None
+    outputs = np.arange(inputs, inputs + 1 + rival)
+    return Dag(inputs, False, names, np.array(source), np.array(target), np.array(param), outputs, fixed)
 
 
 def train(instance: Instance, ops: Any) -> list[Any]:
@@ -84,7 +87,9 @@ def collapsed(instance: Instance) -> bool:
 def check_necessity(instance: Instance) -> Evidence:
     """Is the sample still misclassified after the steps?"""
     ours, rival = _logits(instance, train(instance, BALLS))
-    note = f"ε-rank 0 at the start, logit margin {float((ours - rival).mid()):.3g} after {instance.extra['steps']} steps"
+    note = (
+        f"ε-rank 0 at the start, logit margin {float((ours - rival).mid()):.3g} after {instance.extra['steps']} steps"
+    )
     if ours < rival:
         return Evidence(Verdict.HOLDS, note=note)
     if not ours > rival:
@@ -99,7 +104,11 @@ def _necessity_witness(instance: Instance, note: str) -> dict[str, Any]:
     first, second = (int(v) for v in instance.dag.outputs)
     wrong = assertion(quantity("value", unit=first, sample=0), "<", quantity("value", unit=second, sample=0))
     after = [quantity("value", unit=unit, sample=0, **_training(instance)) for unit in (first, second)]
-    return witness(f"{note}: trained without curvature", {"net": network_document(instance)}, [flat, wrong, assertion(after[0], ">", after[1])])
+    return witness(
+        f"{note}: trained without curvature",
+        {"net": network_document(instance)},
+        [flat, wrong, assertion(after[0], ">", after[1])],
+    )
 
 
 @_in_balls
@@ -151,20 +160,25 @@ NECESSITY = Claim(
     id="spectral.necessity",
     title="Curvature at the start of a task is necessary for learning it (ε-rank)",
     source=_SOURCE,
-    kind="definition",
+    kind="remark",
     statement=r"\operatorname{rank}_\varepsilon \nabla^2 L(\theta_0) < \rho \;\Rightarrow\; "
-    r"\text{training fails; tested at } \rho = 1,\ \varepsilon = 10^{-9}:\ \text{no misclassified sample is classified after } K \text{ stable steps}",
+    r"\text{training fails. At } \rho = 1,\ \varepsilon = 10^{-9}\text{: a sample that is misclassified at } \theta_0 "
+    r"\text{ is so after every number } K \text{ of stable gradient steps}",
     quantifier="for all",
     assumptions=(
         Assumption("collapsed", "every Hessian eigenvalue at θ₀ is at most 1e−9 in size", collapsed),
         Assumption("starts-wrong", "the sample is misclassified at θ₀", _starts_wrong),
-        Assumption("stable", "the step size is below 2 / max curvature = 8 / |x|²", lambda i: i.extra["rate"] * (i.x**2).sum() < 8),
+        Assumption(
+            "stable",
+            "the step size is below 2 / max curvature = 8 / |x|²",
+            lambda i: i.extra["rate"] * (i.x**2).sum() < 8,
+        ),
     ),
     instances=_confidently_wrong(),
     check=check_necessity,
     expected=Verdict.FAILS,
     proof="The logistic loss ln(1 + e^-z) has curvature σ(z) σ(-z), about e^z at z << 0, while its slope is -σ(-z), about "
-    "-1: gradient descent moves at full speed through the flat part. From z = -40 with η = 1 the sample is right after 42 steps. "
+    "-1: gradient descent moves at full speed through the flat part. From z = -40 with η = 1 the sample is right after 41 steps. "
     "Confidently wrong logits are exactly what a new task finds. Dead units are different: they lose the gradient as well.",
     mutants=(
         Mutant("gradient-vanishes", "where the curvature is gone, so is the gradient", _gradient_vanishes),
@@ -191,7 +205,9 @@ def hessian_is_zero(instance: Instance) -> bool:
 def check_necessity_exact(instance: Instance) -> Evidence:
     """Is the loss after the steps still above a thousandth of what it was?"""
     start, end = _loss(instance, instance.theta), _loss(instance, train(instance, RATIONALS))
-    note = f"exact rank 0, loss {float(start):.3g} at the start and {float(end):.3g} after {instance.extra['steps']} steps"
+    note = (
+        f"exact rank 0, loss {float(start):.3g} at the start and {float(end):.3g} after {instance.extra['steps']} steps"
+    )
     if end > TOLERANCE * start:
         return Evidence(Verdict.HOLDS, note=note)
 
@@ -241,19 +257,24 @@ def _flat_points(draw: DrawFn) -> Instance:
         z = float(x[0] @ theta)
     rate = draw(st.integers(1, 16)) / fmpq(8) / to_fmpq(float((x**2).sum() * (1 + z) ** 2))
     y = np.array([[z + z * z / 2 + (1 + z) ** 2]])
-    return Instance(_single_unit(inputs, "quadratic", False), theta, x, y, extra={"rate": rate, "steps": draw(st.integers(1, 3))})
+    return Instance(
+        _single_unit(inputs, "quadratic", False), theta, x, y, extra={"rate": rate, "steps": draw(st.integers(1, 3))}
+    )
 
 
 NECESSITY_EXACT = Claim(
     id="spectral.necessity.exact",
     title="Rank of the Hessian at the start of a task is necessary for learning it (exact rank)",
     source=_SOURCE,
-    kind="definition",
-    statement=r"\operatorname{rank}\nabla^2 L(\theta_0) < \rho \;\Rightarrow\; L(\theta_K) > v\,L(\theta_0)\quad (\rho = 1,\ v = 10^{-3})",
+    kind="remark",
+    statement=r"\operatorname{rank}\nabla^2 L(\theta_0) < \rho \;\Rightarrow\; L(\theta_K) > v\,L(\theta_0) "
+    r"\quad (\rho = 1,\ v = 10^{-3},\ \text{gradient descent})",
     quantifier="for all",
     assumptions=(
         Assumption("rank-zero", "the Hessian at θ₀ is the zero matrix", hessian_is_zero),
-        Assumption("something-to-learn", "the loss at θ₀ is positive", lambda instance: _loss(instance, instance.theta) > 0),
+        Assumption(
+            "something-to-learn", "the loss at θ₀ is positive", lambda instance: _loss(instance, instance.theta) > 0
+        ),
     ),
     instances=_flat_points(),
     check=check_necessity_exact,

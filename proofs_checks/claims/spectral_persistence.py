@@ -106,7 +106,9 @@ def _shift_witness(shift: Shift, note: str) -> dict[str, Any]:
 
     distance2 = {"max": [{"min": [squared(n, m) for m in range(first)]} for n in range(first, len(points))]}
     measured = assertion(distance2, "==", shift.distance2)
-    return witness(f"{note}, but it is not strictly dead", {"net": network_document(instance)}, [alive, *before, measured])
+    return witness(
+        f"{note}, but it is not strictly dead", {"net": network_document(instance)}, [alive, *before, measured]
+    )
 
 
 def _other_side(shift: Shift) -> Evidence:
@@ -132,7 +134,9 @@ def _converse(shift: Shift) -> Evidence:
     """A unit that is moved at least as far as its margin allows comes alive."""
     if _small_shift(shift) or max(shift.z(shift.new)) >= 0:
         return Evidence(Verdict.HOLDS, note="dead for a good reason, or alive")
-    return Evidence(Verdict.FAILS, note=f"|w|² d² = {shift.norm2 * shift.distance2} ≥ γ² = {shift.margin**2}, but still dead")
+    return Evidence(
+        Verdict.FAILS, note=f"|w|² d² = {shift.norm2 * shift.distance2} ≥ γ² = {shift.margin**2}, but still dead"
+    )
 
 
 @st.composite
@@ -181,12 +185,12 @@ def _without_margin(shift: Shift, draw: DrawFn) -> Shift:
 
 
 @st.composite
-def _aligned(draw: DrawFn) -> Shift:
-    """The inputs move along w, so that z rises by exactly ‖w‖ d: equality (a Pythagorean w keeps ‖w‖ whole)."""
-    w, norm = draw(st.sampled_from([((1,), 1), ((3, 4), 5), ((2, 1, 2), 3), ((1, 2), 0)]))
+def _aligned(draw: DrawFn, excess: int = 1) -> Shift:
+    """The inputs move along w, so that z rises by exactly ‖w‖ d, here step ‖w‖²: equality, whether ‖w‖ is whole or not. γ = ‖w‖ d + excess, or a little more if excess > 0."""
+    w = draw(st.sampled_from([(1,), (1, 1), (3, 4), (2, 1, 2)]))
     step = draw(st.integers(1, 3))
     shift = Shift(w, 0, 1, ((0,) * len(w),), (tuple(step * a for a in w),))
-    return _lowered(shift, step * sum(a * a for a in w) + 1 + draw(st.integers(0, 2)))
+    return _lowered(shift, step * shift.norm2 + excess + draw(st.integers(0, 2 * excess)))
 
 
 def _prove_lemma() -> str:
@@ -194,7 +198,9 @@ def _prove_lemma() -> str:
     A, B, C = sympy.symbols("A B C", real=True)  # A = |u|², B = u·v, C = |v|²
     square = sympy.expand(C**2 * A - 2 * C * B * B + B**2 * C)  # |C u − B v|² ≥ 0
     assert sympy.expand(square - C * (A * C - B**2)) == 0  # hence B² ≤ A C
-    return "|Cu - Bv|² = C(AC - B²) >= 0, hence w·(x' - x) <= |w| |x' - x| in any dimension, and z(x') <= -γ + |w| d < 0"
+    return (
+        "|Cu - Bv|² = C(AC - B²) >= 0, hence w·(x' - x) <= |w| |x' - x| in any dimension, and z(x') <= -γ + |w| d < 0"
+    )
 
 
 PERSISTENCE = Claim(
@@ -203,7 +209,8 @@ PERSISTENCE = Claim(
     source=_SOURCE,
     kind="lemma",
     statement=r"\max_{x \in D}(w^\top x + b) \le -\gamma,\; \gamma > 0,\; \|w\|_2\, d < \gamma,\; "
-    r"d = \sup_{x' \in D'}\inf_{x \in D}\|x - x'\| \;\Rightarrow\; w^\top x' + b \le -\gamma + \|w\|_2 d < 0 \;\; \forall x' \in D'",
+    r"d = \sup_{x' \in D'}\inf_{x \in D}\|x - x'\| "
+    r"\;\Rightarrow\; w^\top x' + b \le -\gamma + \|w\|_2 d < 0 \;\; \forall x' \in D'",
     quantifier="for all",
     assumptions=(
         Assumption("margin", "on the old inputs the pre-activation is at most −γ, with γ > 0", _has_margin),
@@ -218,12 +225,16 @@ PERSISTENCE = Claim(
     without={"margin": _shifts(_without_margin), "small-shift": _shifts(_insufficient)},
     attained=_aligned(),
     mutants=(
-        Mutant("other-side", "the distance of the old inputs to the new ones suffices", _other_side, _shifts(_any_margin)),
+        Mutant(
+            "other-side", "the distance of the old inputs to the new ones suffices", _other_side, _shifts(_any_margin)
+        ),
         Mutant("double-margin", "‖w‖ d < 2γ suffices", _double_margin, _shifts(_any_margin)),
-        Mutant("largest-weight", "max |w_i| may replace ‖w‖₂", _largest_weight, _shifts(_any_margin, (2, 3))),
+        Mutant("largest-weight", "max |w_i| may replace ‖w‖₂", _largest_weight, _aligned(excess=0)),
         Mutant("converse", "if ‖w‖ d >= γ then the unit comes alive", _converse, _shifts(_any_margin)),
     ),
-    certificates=(Certificate("cauchy-schwarz", "the lemma in any dimension", Strength.SYMBOLIC, Scope.ALL, _prove_lemma),),
+    certificates=(
+        Certificate("cauchy-schwarz", "the lemma in any dimension", Strength.SYMBOLIC, Scope.ALL, _prove_lemma),
+    ),
 )
 
 CLAIMS = (PERSISTENCE,)

@@ -7,7 +7,7 @@ STYLE = """
 body { margin: 0 auto; padding: 1.2rem 1.6rem 4rem; max-width: 1240px; color: var(--ink); background: var(--back);
        font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.55rem; margin: .2rem 0; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .5rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.1rem 0 .3rem; } 
+h3 { font-size: 1rem; margin: 1.1rem 0 .3rem; }
 p { margin: .4rem 0; max-width: 80ch; } p.small { max-width: 110ch; } a { color: var(--link); }
 nav a { margin-right: 1rem; } .soft { color: var(--soft); } .small { font-size: .87rem; }
 code, pre { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: .86em; }
@@ -26,7 +26,7 @@ th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descendi
 .verdict { white-space: nowrap; font-weight: 600; } .holds { color: var(--good); } .fails { color: var(--bad); }
 .undecided, .error { color: var(--open); } .notrun { color: var(--soft); }
 .unexpected { border: 2px solid #000; border-radius: 3px; padding: 0 .3em; color: #000; background: #fff; white-space: nowrap; }
-.badge { display: inline-block; min-width: 2.1em; text-align: center;
+.badge { display: inline-block; color: var(--ink); min-width: 2.1em; text-align: center;
          border: 1px solid #55606b; border-radius: 3px; padding: 0 .25em; }
 .s0 { background: #fff; border-style: dotted; } .s1 { background: #eef3f8; } .s2 { background: #d3e1ef; }
 .s3 { background: #a9c6e0; }

@@ -98,10 +98,13 @@ def witness_html(document: Document, path: str = "") -> str:
 
 
 def _networks(document: Document) -> str:
+    """Drawings beside their data; parameters are named in them if an assertion speaks of parameters."""
+    named = any("θ" in assertion_in_words(assertion) for assertion in document["assertions"])
     figures = []
     for name, net in document["networks"].items():
-        drawing = f"<figure>{network_svg(net, name)}<figcaption>{escape(_caption(name, net))}</figcaption></figure>"
-        figures.append(f"{drawing}<div>{data_table(net, name)}</div>")
+        drawing = network_svg(net, name, name_params=named)
+        figures.append(f"<figure>{drawing}<figcaption>{escape(_caption(name, net))}</figcaption></figure>")
+        figures.append(f"<div>{data_table(net, name)}</div>")
     return f'<div class="nets">{"".join(figures)}</div>'
 
 
@@ -180,7 +183,7 @@ def _assumptions(row: Row) -> str:
         return ""
     rows = [
         [
-            f"{NEEDED.get(a['needed'], '?')} {_NEEDED_WORDS.get(a['needed'], 'unknown')}",
+            f"{NEEDED.get(a['needed'], '?')}&nbsp;{_NEEDED_WORDS.get(a['needed'], 'unknown')}",
             f"<strong>{escape(a['name'])}</strong><br>{to_html(a.get('text', ''))}",
             f"{a['instances']:,}" if a.get("instances") else "–",
             escape(a.get("note") or ""),
@@ -242,7 +245,7 @@ def _mutants(row: Row) -> str:
         return ""
     rows = [
         [
-            "✘ refuted" if m["killed"] else "≠ NOT refuted",
+            "✘&nbsp;refuted" if m["killed"] else "≠&nbsp;<strong>NOT</strong>&nbsp;refuted",
             f"<strong>{escape(m['name'])}</strong><br>{to_html(m.get('text', ''))}",
             f"{m.get('instances', 0):,}",
             escape(m.get("note") or ""),

@@ -14,6 +14,7 @@ from typing import Any
 
 import networkx as nx
 
+from proofs_checks.ledger.words import subscript
 from proofs_checks.recheck_core.network import Edge, Network, parse_network
 from proofs_checks.recheck_core.numbers import Number, WitnessError
 from proofs_checks.recheck_core.quantities import Point, constant_units
@@ -47,11 +48,11 @@ class _Box:
         return max(0.0, width) * max(0.0, height)
 
 
-def network_svg(raw: Mapping[str, Any], name: str = "net") -> str:
+def network_svg(raw: Mapping[str, Any], name: str = "net", name_params: bool = False) -> str:
     """A NETWORK of a witness (see :mod:`proofs_checks.recheck`): inputs left, outputs right, weights on the edges.
 
     Biases stand below their units; dead and constant units are marked by shape as well as by name; a tied weight carries
-    the name of its parameter; zero weights are dotted. Raises WitnessError for what is not a network.
+    the name of its parameter (all do if ``name_params``); zero weights are dotted. Raises WitnessError for what is not a network.
 
     >>> raw = {"num_inputs": 1, "has_constant": False, "activation": ["identity"], "outputs": [1], "edges": [[0, 1, 0]],
     ...        "theta": ["1/2"], "x": [["1"]], "y": [["0"]], "loss": "mse_sum"}
@@ -73,9 +74,9 @@ def network_svg(raw: Mapping[str, Any], name: str = "net") -> str:
         f'<svg class="net" viewBox="0 {top:.0f} {width:.0f} {bottom - top:.0f}" width="{width:.0f}" role="img" '
         f'aria-label="{escape(f"Network {name}: {sizes}")}">'
     ]
-    parts += _edges_svg(network, curves, places, states)
+    parts += _edges_svg(network, curves, places, states, name_params)
     for unit, place in places.items():
-        parts += _unit_svg(network, unit, place, states.get(unit, ""))
+        parts += _unit_svg(network, unit, place, states.get(unit, ""), name_params)
     return "".join([*parts, "</svg>"])
 
 
@@ -83,10 +84,10 @@ def data_table(raw: Mapping[str, Any], name: str = "net") -> str:
     """HTML table of the samples: inputs, output of the network, target."""
     network = parse_network(raw, name)
     outputs = _output_values(network)
-    head = [f"x{_subscript(i + 1)}" for i in range(network.num_inputs)]
-    head += [f"f{_subscript(k)}" for k in _numbered(len(network.outputs))]
+    head = [f"x{subscript(i + 1)}" for i in range(network.num_inputs)]
+    head += [f"f{subscript(k)}" for k in _numbered(len(network.outputs))]
     head += (
-        ["class"] if network.loss == "cross_entropy" else [f"y{_subscript(k)}" for k in _numbered(len(network.outputs))]
+        ["class"] if network.loss == "cross_entropy" else [f"y{subscript(k)}" for k in _numbered(len(network.outputs))]
     )
     rows = []
     for n, x in enumerate(network.x):
@@ -107,10 +108,6 @@ def short(value: Number) -> str:
     if not isinstance(value, (int, Fraction)) or len(text) > 9:
         text = f"≈{float(value):.6g}"
     return text.replace("-", "−")
-
-
-def _subscript(k: int | str) -> str:
-    return str(k).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
 def _numbered(count: int) -> list[int | str]:
@@ -199,7 +196,11 @@ def _curve(edge: Edge, places: Mapping[int, Place]) -> _Curve:
 
 
 def _edges_svg(
-    network: Network, curves: Sequence[_Curve], places: Mapping[int, Place], states: Mapping[int, str]
+    network: Network,
+    curves: Sequence[_Curve],
+    places: Mapping[int, Place],
+    states: Mapping[int, str],
+    name_params: bool,
 ) -> list[str]:
     """Edges, then their labels above all of them."""
     uses = Counter(edge.param for edge in network.edges if edge.param is not None)
@@ -216,8 +217,8 @@ def _edges_svg(
         text = short(value)
         if edge.param is None:
             text = f"[{text}]"
-        elif uses[edge.param] > 1:
-            text = f"θ{_subscript(edge.param)}={text}"
+        elif name_params or uses[edge.param] > 1:
+            text = f"θ{subscript(edge.param)}={text}"
         x, y = _free_spot(curve, text, taken)
         labels.append(f'<text class="weight" x="{x:.1f}" y="{y + 4:.1f}">{text}</text>')
     return lines + labels
@@ -236,10 +237,10 @@ def _free_spot(curve: _Curve, text: str, taken: list[_Box]) -> tuple[float, floa
     return curve.at(best)
 
 
-def _unit_svg(network: Network, unit: int, place: tuple[float, float], state: str) -> list[str]:
+def _unit_svg(network: Network, unit: int, place: Place, state: str, name_params: bool) -> list[str]:
     x, y = place
     is_input = unit < network.num_inputs
-    name = f"x{_subscript(unit + 1)}" if is_input else _short_activation(network.activation(unit).name)
+    name = f"x{subscript(unit + 1)}" if is_input else _short_activation(network.activation(unit).name)
     kind = "input" if is_input else "output" if unit in network.outputs else "hidden"
     if is_input:
         shape = f'<rect class="unit input" x="{x - 17}" y="{y - 15}" width="34" height="30" rx="4"/>'
@@ -250,7 +251,7 @@ def _unit_svg(network: Network, unit: int, place: tuple[float, float], state: st
     if state == "dead":
         a = _RADIUS * 0.72
         parts.insert(1, f'<path class="cross" d="M{x - a} {y - a}L{x + a} {y + a}M{x - a} {y + a}L{x + a} {y - a}"/>')
-    below = [_bias_text(network, unit)] if not is_input else []
+    below = [_bias_text(network, unit, name_params)] if not is_input else []
     below += [state] if state else []
     below += [f"unit {unit}"]
     caption = "".join(f'<tspan x="{x}" dy="12">{line}</tspan>' for line in below if line)
@@ -271,13 +272,15 @@ def _short_activation(name: str) -> str:
     return names.get(stem, stem)
 
 
-def _bias_text(network: Network, unit: int) -> str:
-    """``b = …`` from the edge of the constant unit, if there is one."""
+def _bias_text(network: Network, unit: int, name_params: bool) -> str:
+    """``b = …`` (or ``θ = …``) from the edge of the constant unit, if there is one."""
     if not network.has_constant:
         return ""
     biases = [edge for edge in network.incoming[unit] if edge.source == network.num_inputs]
     values = [edge.weight if edge.param is None else network.theta[edge.param] for edge in biases]
-    return "b = " + " + ".join(map(short, values)) if values else ""
+    named = name_params and len(biases) == 1 and biases[0].param is not None
+    label = f"θ{subscript(biases[0].param or 0)}" if named else "b"
+    return f"{label} = " + " + ".join(map(short, values)) if values else ""
 
 
 # -- the dependency graph --------------------------------------------------------------------------------------------

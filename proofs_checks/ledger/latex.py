@@ -177,6 +177,8 @@ class _Math:
         if len(token) > 1 and not token.startswith("\\") and not self.words:  # TeX: x^10 raises only the 1
             self.tokens[self.at - 1 : self.at] = [token[0], token[1:]]
             token = token[0]
+        if self.words and re.fullmatch("[A-Za-z]{2}", token):  # two indices, not a word
+            return f"<i>{token}</i>"
         return self._atom(token, "").strip()
 
     def _raw_argument(self) -> str:

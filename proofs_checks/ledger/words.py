@@ -24,12 +24,12 @@ _QUANTITIES = {
     "preactivation": "the pre-activation z of unit {unit} on sample {sample}",
     "adjoint": "the error signal δ of unit {unit} on sample {sample}",
     "loss": "the loss",
-    "gradient": "∂L/∂θ{index}",
+    "gradient": "∂L/∂θ{index:s}",
     "gradient_form": "{coefficients:∂L/∂θ}",
-    "hessian": "∂²L/∂θ{i}∂θ{j}",
+    "hessian": "∂²L/∂θ{i:s}∂θ{j:s}",
     "quadratic_form": "vᵀHv with v = {v:e}",
     "bilinear_form": "uᵀHv with u = {u:e}, v = {v:e}",
-    "param_after": "the parameter θ{index}",
+    "param_after": "the parameter θ{index:s}",
     "form_after": "{coefficients:θ}",
 }
 _LONG_FORM = 8
@@ -50,7 +50,7 @@ def expression_in_words(expression: Any) -> str:
 
     >>> step = {"steps": 1, "rate": "1/10", "rule": {"name": "sgd", "momentum": "0"}}
     >>> expression_in_words({"quantity": "param_after", "index": 3, "net": "clone", **step})
-    'the parameter θ3 of the network “clone” after 1 step of sgd (rate 1/10)'
+    'the parameter θ₃ of the network “clone” after 1 step of sgd (rate 1/10)'
     >>> expression_in_words({"sum": [{"quantity": "loss"}, "-1/2"]})
     '(the loss + −1/2)'
     """
@@ -81,7 +81,14 @@ class _Arguments(dict[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         value = super().__getitem__(key)
-        return _Form(value) if isinstance(value, list) else value
+        return _Form(value) if isinstance(value, list) else _Index(value)
+
+
+class _Index(str):
+    """A number that the format ``s`` makes a subscript."""
+
+    def __format__(self, kind: str) -> str:
+        return subscript(self) if kind == "s" else str(self)
 
 
 class _Form(list[str]):
@@ -93,15 +100,28 @@ def linear_form(coefficients: Sequence[str], symbol: str) -> str:
     """Coefficients (numbers as text) as a sum.
 
     >>> linear_form(["1", "0", "-1", "1/2"], "θ")
-    'θ0 − θ2 + 1/2·θ3'
+    'θ₀ − θ₂ + 1/2·θ₃'
     """
     terms = [(str(c), k) for k, c in enumerate(coefficients) if str(c) != "0"]
     text = ""
     for c, k in terms[:_LONG_FORM]:
         size = c.lstrip("-")
         sign = "−" if c.startswith("-") else "+"
-        text += (f" {sign} " if text else sign.replace("+", "")) + ("" if size == "1" else f"{size}·") + f"{symbol}{k}"
+        text += (
+            (f" {sign} " if text else sign.replace("+", ""))
+            + ("" if size == "1" else f"{size}·")
+            + f"{symbol}{subscript(k)}"
+        )
     return (text or "0") + (" + …" if len(terms) > _LONG_FORM else "")
+
+
+def subscript(k: int | str) -> str:
+    """Digits as subscripts.
+
+    >>> subscript(12)
+    '₁₂'
+    """
+    return str(k).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
 def _training(expression: Mapping[str, Any]) -> str:

@@ -8,11 +8,21 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from experiments.live import LIVE_CLAIMS, LiveConfig, judge, live_document, live_rows, surprises
+from experiments.live import (
+    FROZEN_CLAIM,
+    LIVE_CLAIMS,
+    LiveConfig,
+    frozen_instance,
+    judge,
+    live_document,
+    live_rows,
+    surprises,
+)
 from experiments.permuted_labels import PermutedLabels, checkpoints
 from lop_theory.forward import gradient
-from lop_theory.frozen import frozen_manifold
+from lop_theory.frozen import dead_units, frozen_manifold
 from proofs_checks.claim import Assumption, Claim, Evidence, Source, Verdict
+from proofs_checks.instances import is_rational
 
 CONFIG = LiveConfig(
     PermutedLabels(hidden=(12, 8), step_size=0.03, tasks=3, steps=80, images=300), tasks=(0, 2), batch=60
@@ -90,13 +100,30 @@ def test_dead_units_are_tangent_and_live_ones_are_not(points, rows):
     assert float(torch.as_tensor(normal).abs().max()) > 1e-6
 
 
+def test_the_frozen_claim_gets_the_same_weights_and_units_that_are_certified(points):
+    point = points[-1]
+    dead = dead_units(point.dag, point.theta, point.x[: CONFIG.batch])
+    instance = frozen_instance(point, dead)
+    assert instance is not None and set(instance.extra["frozen"]) <= set(dead)
+    first_layer = [v for v in dead if v in point.dag.blocks[2].units]
+    assert first_layer and set(first_layer) <= set(instance.extra["frozen"])  # nothing upstream can move: F-d
+    assert np.array_equal(instance.theta, point.theta.numpy()) and is_rational(instance)
+    assert (instance.y.argmax(1) == point.y[: len(instance.y)].numpy()).all()
+    seen = []
+    claim = toy(lambda i: seen.append(i) or Evidence(Verdict.HOLDS), name=FROZEN_CLAIM)
+    assert judge(point, CONFIG.batch, [claim]).verdicts[0].verdict == "holds"
+    assert seen[0].extra["frozen"] == instance.extra["frozen"]
+    assert frozen_instance(point, []) is None
+
+
 def test_a_network_without_dead_units(points):
     point = points[0]
     theta = torch.where(torch.arange(len(point.theta)) < 64 * 12, point.theta.abs(), point.theta)
     theta[64 * 12 : 64 * 12 + 12] = 1.0
     layer2 = slice(65 * 12, 65 * 12 + 12 * 8)
     theta[layer2], theta[65 * 12 + 12 * 8 : 65 * 12 + 13 * 8] = theta[layer2].abs(), 1.0
-    row = judge(replace(point, theta=theta), CONFIG.batch, [])
+    row = judge(replace(point, theta=theta), CONFIG.batch, [toy(broken, name=FROZEN_CLAIM)])
+    assert row.verdicts[0].applies == "no dead unit with a persistence certificate" and not row.verdicts[0].surprising
     assert row.dead == (0, 0) and row.residual == 0 and row.printed == point.dag.num_params
 
 

@@ -16,7 +16,7 @@ MODULES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "mlp": (nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), (3,)),
     "no bias": (nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False)), (3,)),
     "nested": (
-        nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.GELU()), nn.Sequential(nn.Linear(4, 2), nn.Sigmoid())),
+        nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.GELU()), nn.Linear(4, 2), nn.Sigmoid()),
         (3,),
     ),
     "leaky": (nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(0.2), nn.Linear(4, 2), nn.Softplus()), (3,)),
@@ -24,7 +24,7 @@ MODULES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "activation first": (nn.Sequential(nn.Hardtanh(), nn.Linear(3, 2)), (3,)),
     "conv": (nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)), (2, 3, 3)),
     "conv options": (nn.Sequential(nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), (2, 1), groups=2), nn.ReLU6()), (4, 7, 5)),
-    "depthwise, unbiased": (
+    "depthwise": (
         nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, groups=2, bias=False), nn.Flatten()),
         (2, 3, 4),
     ),

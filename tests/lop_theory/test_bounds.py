@@ -483,3 +483,23 @@ def test_clones_of_a_unit_without_influence() -> None:
     dag, theta = mlp([1, 2, 1], "square"), [2, 2, 1, 1, 0, 0, 3]
     x, y = [[-1], [0], [1], [2]], [[1], [0], [4], [2]]
     assert cloned_rank(dag, theta, x, y, "mse_sum", [[2, 3]]) == exact_rank(exact_hessian(dag, theta, x, y))
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6", "leaky_relu:3/1"])
+def test_integer_pieces_in_float64_equal_the_rational_ones(activation: str) -> None:
+    rng = np.random.default_rng(13)
+    for dag, theta, x, _ in networks(rng, activation, 12):
+        rational = linear_pieces(dag, [Fraction(t) for t in theta], [[Fraction(v) for v in row] for row in x])
+        assert np.array_equal(linear_pieces(dag, theta, x), rational)
+    # 2⁵² + 1 − 2⁵² > 0 needs more than float64 once the products exceed 2⁵³: the exact route must take over.
+    assert linear_pieces(mlp([2, 1, 1], activation), [2**52, -(2**52), 1, 1, 0], [[3, 3]])[0, 3] == 1
+    with pytest.raises(KinkError):
+        linear_pieces(mlp([1, 1, 1], activation), [1, -2, 1, 0], [[2]])
+
+
+def test_a_parameter_tied_within_one_unit_adds_up_its_sources() -> None:
+    # z = θ (x₁ + x₂): θ is null where x₁ = −x₂ although neither input is zero.
+    dag = Dag(2, False, ("identity",), np.array([0, 1]), np.array([2, 2]), np.array([0, 0]), np.array([2]))
+    for x, dependent in (([[1, -1], [3, -3]], 1), ([[1, -1], [3, 2]], 0)):
+        assert gate_nullity(dag, [5], x) == GateNullity(0, 0, dependent, 0)
+        assert exact_rank(exact_hessian(dag, [5], x, [[1], [2]])) == 1 - dependent

@@ -252,6 +252,20 @@ def test_bounded_features_are_certified_and_the_bound_is_attained() -> None:
     assert dead_units(net, [9, -9, 2, -3, Fraction(-51, 10), 1], [[1]]) == (4,)
 
 
+def test_negative_weights_on_signed_features_are_no_sign_certificate() -> None:
+    """relu of −2 hard_tanh(x) + b: the sup is b + 2, so b = −3 is bounded features (F-c), and b = −2 touches: nothing."""
+    net = Dag(1, True, ("hard_tanh", "relu", "identity"), [0, 2, 1, 3], [2, 3, 3, 4], range(4), [4])
+    found = persistence_certificate(net, [1, -2, -3, 1], 3)
+    assert found is not None and found.kind is Kind.BOUNDED_FEATURES
+    assert persistence_certificate(net, [1, -2, -2, 1], 3) is None
+
+
+def test_unbounded_inputs_are_not_certified() -> None:
+    """No affine function of a free input is negative everywhere, unless its weights are 0."""
+    assert persistence_certificate(mlp([1, 1, 1]), [1, -1000, 1, 0], 2) is None
+    assert persistence_certificate(mlp([1, 1, 1]), [0, -1, 1, 0], 2) is not None
+
+
 def test_unbounded_features_are_not_certified() -> None:
     assert persistence_certificate(two_paths(), [1, 1, -1000, 1, 1], 3, input_bound=1) is None
 

@@ -1,6 +1,7 @@
 """Hessian, Gauss–Newton matrix, residual: against autodiff, differences, symbolic derivatives; identities; refusals."""
 
 from fractions import Fraction
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lop_theory.hessian as hessian_module
 from lop_theory.activations import KinkError
 from lop_theory.architectures import from_module, init_params, mlp, random_dag, residual_mlp
 from lop_theory.arithmetic import BALLS, RATIONALS
@@ -17,6 +17,8 @@ from lop_theory.dag import Dag
 from lop_theory.forward import LOSSES, apply_activations, evaluate, loss_derivatives, run_forward
 from lop_theory.hessian import assemble, curvature, gauss_newton, hessian, hvp, residual_hessian
 from tests.reference import autodiff
+
+hessian_module = import_module("lop_theory.hessian")  # `import ... as` would give the function of that name
 
 NAMES = sorted(autodiff.SCALAR_ACTIVATIONS)
 CONV = torch.nn.Sequential(
@@ -93,7 +95,7 @@ def test_agrees_with_differences_of_the_loss(name: str, kind: str, generator: to
 
 
 def integer_problem(activation: str, seed: int) -> tuple[Dag, np.ndarray, np.ndarray, np.ndarray]:
-    """A small integer net whose pre-activations have the parity that avoids breakpoints (odd, or even for hard_tanh)."""
+    """A small integer net whose pre-activations have the parity that avoids breakpoints (even for hard_tanh, else odd)."""
     draw = np.random.default_rng(seed)
     dag = mlp([1, 2, 1], activation)
     theta, x, y = draw.integers(-2, 3, dag.num_params), draw.integers(-3, 4, (3, 1)), draw.integers(-3, 4, (3, 1))

@@ -112,8 +112,11 @@ def test_a_refutation_that_drops_nothing_is_an_error() -> None:
 
 def test_an_unconfirmed_witness_is_an_error() -> None:
     def wrong(n: int) -> Evidence:
-        evidence = _below(100)(n)
-        return replace(evidence, verdict=Verdict.FAILS)  # says 0 ≥ 100: the independent checker disagrees
+        def lie() -> dict[str, Any]:  # says n ≥ 100 for every n
+            document = _below(100)(n).witness()  # type: ignore[misc]
+            return {**document, "assertions": [{**document["assertions"][0], "op": ">="}]}
+
+        return Evidence(Verdict.FAILS, witness=lie)
 
     assert "does not confirm" in verify(replace(TRUE, check=wrong, without={}), BUDGET).error
 
