@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import flint
@@ -41,14 +41,20 @@ class GatePattern:
 
     ``piece`` (int64): index of the linear piece; 0 for inputs, the constant and units without breakpoints.
     ``open`` (bool): may the outputs depend on z of this unit (for inputs and the constant: on its value)?
-    ``static`` (bool): is h locally independent of θ? ``value`` (object, ``fmpq``): h where static, 0 elsewhere.
+    ``static`` (bool): is h locally independent of θ? ``raw_value``: h where static, 0 elsewhere, as objects (``fmpq``) or,
+    in integer problems, as whole numbers in float64; ``value`` is the same as ``fmpq``.
     """
 
     dag: Dag
     piece: np.ndarray
     open: np.ndarray
     static: np.ndarray
-    value: np.ndarray
+    raw_value: np.ndarray
+
+    @cached_property
+    def value(self) -> np.ndarray:
+        """h where static, 0 elsewhere: an object array of ``fmpq``."""
+        return rational_array(self.raw_value)
 
     @property
     def num_samples(self) -> int:
@@ -58,7 +64,7 @@ class GatePattern:
     @cached_property
     def zero(self) -> np.ndarray:
         """Boolean [N, num_units]: is h locally identically zero?"""
-        return self.static & (self.value == 0)
+        return self.static & (self.raw_value == 0)
 
     @cached_property
     def slope(self) -> np.ndarray:
@@ -73,7 +79,7 @@ class GatePattern:
     def constant_units(self) -> np.ndarray:
         """Hidden units that have one and the same static value on every sample (zero included), ascending."""
         hidden = self.dag.hidden
-        same = self.static[:, hidden].all(0) & (self.value[:, hidden] == self.value[:1, hidden]).all(0)
+        same = self.static[:, hidden].all(0) & (self.raw_value[:, hidden] == self.raw_value[:1, hidden]).all(0)
         return hidden[same]
 
     @cached_property
@@ -98,17 +104,19 @@ def gate_pattern(dag: Dag, theta: Any, x: Any, pieces: np.ndarray | None = None)
     """
     if pieces is None:
         pieces = linear_pieces(dag, theta, x)
-    x = _rational_batch(dag, x)
+    whole = _whole_numbers(x) if _has_whole_intercepts(dag) else None
+    x = _rational_batch(dag, x) if whole is None or whole.ndim != 2 else whole
     pieces = np.asarray(pieces, dtype=np.int64)
     if pieces.shape != (len(x), dag.num_units):
         raise ValueError(f"pieces have shape {pieces.shape}; give [N, num_units] = {(len(x), dag.num_units)}")
     flat = np.zeros(pieces.shape, dtype=bool)
-    constant = np.full(pieces.shape, flint.fmpq(0), dtype=object)
-    for v in range(dag.first_computed, dag.num_units):
-        activation = get_activation(dag.activation(v))
+    constant = np.zeros(pieces.shape) if x.dtype == np.float64 else np.full(pieces.shape, flint.fmpq(0), dtype=object)
+    for name, units in _units_by_activation(dag):
+        activation = get_activation(name)
         if activation.is_piecewise_linear:
-            flat[:, v] = np.array([slope == 0 for slope in activation.slopes])[pieces[:, v]]
-            constant[:, v] = rational_array(activation.intercepts)[pieces[:, v]]
+            flat[:, units] = np.array([slope == 0 for slope in activation.slopes])[pieces[:, units]]
+            intercepts = rational_array(activation.intercepts)
+            constant[:, units] = (intercepts.astype(float) if x.dtype == np.float64 else intercepts)[pieces[:, units]]
     static, value = _static(dag, x, flat, constant)
     return GatePattern(dag, pieces, _open(dag, flat), static, value)
 
@@ -271,15 +279,40 @@ def _conducting(dag: Dag) -> np.ndarray:
     return np.array([p >= 0 or to_fmpq(dag.fixed[e]) != 0 for e, p in enumerate(dag.param)], dtype=bool)  # type: ignore[index]
 
 
+@lru_cache(maxsize=64)  # a Dag is immutable and hashed by identity
+def _units_by_activation(dag: Dag) -> tuple[tuple[str, np.ndarray], ...]:
+    names = np.array(dag.activations)
+    return tuple((n, dag.first_computed + np.flatnonzero(names == n)) for n in dict.fromkeys(dag.activations))
+
+
+@lru_cache(maxsize=64)
+def _has_whole_intercepts(dag: Dag) -> bool:
+    """No fixed weights, and every constant that a unit can take is a whole number."""
+    known = [get_activation(name) for name in dict.fromkeys(dag.activations)]
+    return not dag.fixed and all(a.is_integral and a.is_piecewise_linear for a in known)
+
+
+@lru_cache(maxsize=64)
+def _targets(dag: Dag) -> tuple[np.ndarray, ...]:
+    """For every unit, the units that it feeds through conducting edges."""
+    conducting = _conducting(dag)
+    return tuple(dag.target[(e := dag.outgoing(v))[conducting[e]]] for v in range(dag.num_units))
+
+
+@lru_cache(maxsize=64)
+def _sources(dag: Dag) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
+    """For every unit: (incoming edges, their sources, is their weight fixed)."""
+    edges = [dag.incoming(v) for v in range(dag.num_units)]
+    return tuple((e, dag.source[e], dag.param[e] < 0) for e in edges)
+
+
 def _open(dag: Dag, flat: np.ndarray) -> np.ndarray:
     """Backward reachability of the outputs through units that are not flat, per sample."""
-    conducting = _conducting(dag)
-    is_output = np.isin(np.arange(dag.num_units), dag.outputs)
     reaches = np.zeros(flat.shape, dtype=bool)
+    reaches[:, dag.outputs] = True
     for v in range(dag.num_units - 1, -1, -1):
-        onward = dag.outgoing(v)
-        targets = dag.target[onward[conducting[onward]]]
-        reaches[:, v] = ~flat[:, v] & (is_output[v] | reaches[:, targets].any(1))
+        reaches[:, v] |= reaches[:, _targets(dag)[v]].any(1)
+        reaches[:, v] &= ~flat[:, v]
     return reaches
 
 
@@ -287,18 +320,19 @@ def _static(dag: Dag, x: np.ndarray, flat: np.ndarray, constant: np.ndarray) -> 
     """(static, value): flat pieces, and what static units determine through fixed weights or by being zero."""
     static = flat.copy()
     value = constant.copy()
-    value[~flat] = flint.fmpq(0)
+    whole = x.dtype == np.float64  # then there are no fixed weights, so z is 0 wherever it is known
+    value[~flat] = 0 if whole else flint.fmpq(0)
     static[:, : dag.first_computed] = True
     value[:, : dag.num_inputs] = x
     if dag.has_constant:
-        value[:, dag.num_inputs] = flint.fmpq(1)
+        value[:, dag.num_inputs] = 1 if whole else flint.fmpq(1)
     for v in range(dag.first_computed, dag.num_units):
-        edges = dag.incoming(v)
-        sources, is_fixed = dag.source[edges], dag.param[edges] < 0
+        edges, sources, is_fixed = _sources(dag)[v]
         activation = get_activation(dag.activation(v))
         known = static[:, sources] & (is_fixed | (value[:, sources] == 0))
         for n in np.flatnonzero(known.all(1) & ~static[:, v]) if activation.is_exact else ():
             fixed = zip(edges[is_fixed], sources[is_fixed], strict=True)
             z = sum((to_fmpq(dag.fixed[int(e)]) * value[n, u] for e, u in fixed), flint.fmpq(0))  # type: ignore[index]
-            static[n, v], value[n, v] = True, activation.exact(z, 0)
+            h = activation.exact(z, 0)
+            static[n, v], value[n, v] = True, int(h.p) if whole else h
     return static, value

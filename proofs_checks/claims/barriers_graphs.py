@@ -80,23 +80,33 @@ def equitable_weights(
     return basis @ rational_array(integers_array(draw, (basis.shape[1],), 3)) if basis.shape[1] else basis.sum(axis=1)
 
 
+class _Choices:
+    """Small choices read off one block of bytes: one draw for the search engine instead of dozens; 0 comes first."""
+
+    def __init__(self, draw: DrawFn, size: int = 24) -> None:
+        self._bytes = iter(draw(st.binary(min_size=size, max_size=size)))
+
+    def below(self, n: int) -> int:
+        """One of 0 … n − 1."""
+        return next(self._bytes, 0) % n
+
+    def flag(self) -> bool:
+        return bool(self.below(2))
+
+
 # -- block networks --------------------------------------------------------------------------------------------------
 
 
-def _connect(draw: DrawFn, blocks: Sequence[Sequence[int]], computed: int, constant: int | None) -> list[Edge]:
+def _connect(pick: _Choices, blocks: Sequence[Sequence[int]], computed: int, constant: int | None) -> list[Edge]:
     """A chain through the blocks, with optional skips, biases and (between blocks of one size) perfect matchings."""
     edges: list[Edge] = []
     hidden_blocks = [k for k, block in enumerate(blocks) if block[0] >= computed]
     for j in hidden_blocks:
         for i in range(j):
-            if blocks[i][0] == constant:
-                joined = draw(st.booleans())
-            else:
-                neighbours = i == j - 1 or (j == hidden_blocks[0] and i < j)
-                joined = neighbours or draw(st.booleans())
-            if not joined:
+            chained = blocks[i][0] != constant and (i == j - 1 or j == hidden_blocks[0])
+            if not chained and not pick.flag():
                 continue
-            if len(blocks[i]) == len(blocks[j]) > 1 and draw(st.booleans()):
+            if len(blocks[i]) == len(blocks[j]) > 1 and pick.flag():
                 edges += list(zip(blocks[i], blocks[j], strict=True))
             else:
                 edges += [(u, v) for v in blocks[j] for u in blocks[i]]
@@ -136,14 +146,16 @@ def block_networks(
     steps: int = 2,
 ) -> Instance:
     """A block network at an equitable θ, with data; see the module for the keywords."""
-    inputs = draw(st.integers(1, 2))
-    paired_inputs = unequal_inputs or (inputs == 2 and draw(st.booleans()))
+    pick = _Choices(draw)
+    inputs = 1 + pick.below(2)
+    paired_inputs = unequal_inputs or (inputs == 2 and pick.flag())
     inputs = 2 if paired_inputs else inputs
-    constant = draw(st.booleans())
+    constant = pick.flag()
     first = inputs + constant
-    sizes = [draw(st.integers(2, 4 if inner else 3)), *([draw(st.integers(1, 3))] if draw(st.booleans()) else [])]
-    outputs = 2 if unequal_outputs else draw(st.integers(1, 2))
-    paired_outputs = unequal_outputs or (outputs == 2 and draw(st.booleans()))
+    sizes = [2 + pick.below(3 if inner else 2), *([1 + pick.below(3)] if pick.flag() else [])]
+    outputs = 2 if unequal_outputs else 1 + pick.below(2)
+    paired_outputs = unequal_outputs or (outputs == 2 and pick.flag())
+    names = [activations[pick.below(len(activations))] for _ in sizes]
     starts = np.cumsum([first, *sizes])
     hidden = [tuple(range(int(a), int(a) + n)) for a, n in zip(starts, sizes, strict=False)]
     last = int(starts[-1])
@@ -153,11 +165,10 @@ def block_networks(
     fixed = [(inputs,)] if constant else []
     edges: list[Edge] = []
     for out in out_blocks:  # outputs are not joined to one another
-        edges += _connect(draw, [*in_blocks, *fixed, *hidden, out], first, inputs if constant else None)
+        edges += _connect(pick, [*in_blocks, *fixed, *hidden, out], first, inputs if constant else None)
     edges = list(dict.fromkeys(edges))
     edges = _thin(draw, edges, first, last) if irregular else edges
     edges += _add_inner(draw, hidden) if inner else []
-    names = [draw(st.sampled_from(activations)) for _ in hidden]
     units = [name for name, block in zip(names, hidden, strict=True) for _ in block]
     if mixed:
         units[1] = "identity" if units[1] != "identity" else "square"
@@ -192,17 +203,18 @@ def tangled_networks(
     activations: tuple[str, ...] = (*SMOOTH, "relu", "hard_tanh"),
 ) -> Instance:
     """Hidden units with arbitrary forward edges, thrown into two blocks at random: any DAG, any partition."""
-    inputs = 2 if unequal_inputs else draw(st.integers(1, 2))
-    count = draw(st.integers(2, 5))
+    pick = _Choices(draw)
+    inputs = 2 if unequal_inputs else 1 + pick.below(2)
+    count = 2 + pick.below(4)
     last = inputs + count
-    labels = integers_array(draw, (count,), 1).astype(int) % 2
-    blocks = [tuple(int(inputs + k) for k in np.flatnonzero(labels == c)) for c in (0, 1)]
+    names = [activations[pick.below(len(activations))] for _ in range(2)]
+    labels = [pick.below(2) for _ in range(count)]
+    blocks = [tuple(inputs + k for k in range(count) if labels[k] == c) for c in (0, 1)]
     in_blocks = [tuple(range(inputs))] if inputs == 2 else []
-    pairs = [(u, v) for v in range(inputs, last + 1) for u in range(min(v, last))]
+    pairs = [(u, v) for v in range(inputs, last + 1) for u in range(v)]
     chosen = [p for p, flag in zip(pairs, integers_array(draw, (len(pairs),), 1), strict=True) if flag]
     fed = {v for _, v in chosen}
     chosen += [(0 if v < last else last - 1, v) for v in range(inputs, last + 1) if v not in fed]
-    names = [draw(st.sampled_from(activations)) for _ in blocks]
     units = [names[c] for c in labels]
     if mixed:
         units[1 if labels[1] == labels[0] else 0] = "identity"

@@ -55,15 +55,22 @@ Divisor = Callable[[UnitPartition, BlockPair], int]
 
 
 @st.composite
-def cloned_networks(draw: DrawFn, momenta: tuple[fmpq, ...] = (fmpq(0), fmpq(1, 2)), **dropped: bool) -> Instance:
-    """A block network with singleton outputs; ``dropped`` are keywords of :func:`block_networks`."""
-    instance = draw(block_networks(**dropped))
+def cloned_networks(
+    draw: DrawFn,
+    *,
+    rows: bool = True,
+    columns: bool = True,
+    mixed: bool = False,
+    irregular: bool = False,
+) -> Instance:
+    """A block network with singleton outputs, trained with or without momentum; keywords as in :func:`block_networks`."""
+    instance = draw(block_networks(mixed=mixed, irregular=irregular))
     dag, outputs = instance.dag, set(instance.dag.outputs.tolist())
     blocks = tuple(b for b in instance.extra["partition"].blocks if not outputs & set(b))
     partition = partition_of(dag, blocks)
-    theta = equitable_weights(draw, dag, partition, dropped.get("rows", True), dropped.get("columns", True))
-    extra = {"partition": partition, "steps": 2, "momentum": draw(st.sampled_from(momenta))}
-    return replace(instance, theta=theta, extra=extra)
+    theta = equitable_weights(draw, dag, partition, rows, columns)
+    momentum = draw(st.sampled_from((fmpq(0), fmpq(1, 2))))
+    return replace(instance, theta=theta, extra={"partition": partition, "steps": 2, "momentum": momentum})
 
 
 @st.composite
@@ -424,21 +431,21 @@ def _leaf_dimension(instance: Instance) -> int:
 
 def _off_leaf(instance: Instance) -> Evidence:
     """Mutant: dim (RE ∩ CE) = number of base edges = dim BC. A point of RE ∩ CE that is not block constant refutes it."""
-    evidence = _compare(_exact_dimension, base_edges)(instance)
-    theta = rational_array(instance.theta)
-    for pair in block_pairs(instance.dag, instance.extra["partition"]):
-        for i, j in pairwise(instance.dag.param[pair.edges].tolist()):
-            if theta[i] != theta[j]:
-                text = f"θ satisfies RE and CE and θ{i} ≠ θ{j}: RE ∩ CE is larger than BC, whose dimension is the number of base edges"
-                start = training(instance, 0)
-                line = assertion(*_sides(i, j, start))
-                document = [*equations_at_start(instance), line]
-                return replace(evidence, witness=lambda: witness(text, {"net": network_document(instance)}, document))
-    return Evidence(Verdict.HOLDS)
+    theta, params = rational_array(instance.theta), instance.dag.param
+    pairs = (
+        q for p in block_pairs(instance.dag, instance.extra["partition"]) for q in pairwise(params[p.edges].tolist())
+    )
+    unequal = next(((i, j) for i, j in pairs if theta[i] != theta[j]), None)
+    if unequal is None:
+        return Evidence(Verdict.HOLDS)
 
+    def document() -> dict[str, Any]:
+        text = "θ satisfies RE and CE and is not in BC, whose dimension is the number of base edges: RE ∩ CE is larger"
+        left, right = (quantity("param_after", index=k, **training(instance, 0)) for k in unequal)
+        lines = [*equations_at_start(instance), assertion(left, "!=", right)]
+        return witness(text, {"net": network_document(instance)}, lines)
 
-def _sides(i: int, j: int, start: dict[str, Any]) -> tuple[Any, str, Any]:
-    return quantity("param_after", index=i, **start), "!=", quantity("param_after", index=j, **start)
+    return replace(_compare(_exact_dimension, base_edges)(instance), witness=document)
 
 
 def _largest_block(instance: Instance) -> int:
@@ -462,8 +469,8 @@ def _complete_pair(m: int, n: int) -> Instance:
     edges = [(0, u) for u in range(1, m + 1)] + [(u, v) for v in range(m + 1, m + n + 1) for u in range(1, m + 1)]
     dag = network(1, False, ("square",) * m + ("identity",) * n, tuple(edges), n)
     blocks = (tuple(range(1, m + 1)), tuple(range(m + 1, m + n + 1)))
-    data = {"x": np.zeros((1, 1)), "y": np.zeros((1, n))}
-    return Instance(dag, np.zeros(dag.num_params), extra={"partition": partition_of(dag, blocks)}, **data)
+    extra = {"partition": partition_of(dag, blocks)}
+    return Instance(dag, np.zeros(dag.num_params), np.zeros((1, 1)), np.zeros((1, n)), extra=extra)
 
 
 def _prove_leaf() -> str:

@@ -4,8 +4,8 @@ The bound rank H ≤ P − k (I + O + 1) needs f′ = 0 in a neighbourhood. A sa
 float64 expression 1 − tanh² rounds to exactly 0: an ordinary float rank then "confirms" a theorem that does not apply.
 The true rank is decided here in rigorous balls. What saturation does cost is ε-rank, and the repaired claim says how much.
 
-The other limits are in ``spectral_normalization`` (layer and batch normalisation) and ``spectral_dynamics`` (task shifts,
-and rank as a condition for training).
+The other limits are in ``spectral_normalization``, ``spectral_persistence`` (task shifts) and ``spectral_necessity`` (rank
+as a condition for training).
 """
 
 from __future__ import annotations
@@ -39,8 +39,13 @@ SATURATED_FROM = {"tanh": 20, "sigmoid": 38}
 
 def float_slopes(dag: Dag, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
     """f′(z) as automatic differentiation computes it in float64, [N, hidden]: 1 − tanh² or s (1 − s)."""
+    name = dag.activation(int(dag.hidden[0]))
+    if name not in SATURATED_FROM:
+        raise ValueError(
+            f"activation {name!r}: this claim is about smooth saturation; use one of {', '.join(SATURATED_FROM)}"
+        )
     z = hidden_values(dag, theta, x)[:, dag.hidden]
-    if dag.activation(int(dag.hidden[0])) == "tanh":
+    if name == "tanh":
         return np.asarray(1 - np.tanh(z) ** 2)
     s = 1 / (1 + np.exp(-z))
     return np.asarray(s * (1 - s))

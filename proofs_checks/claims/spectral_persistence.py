@@ -186,7 +186,10 @@ def _without_margin(shift: Shift, draw: DrawFn) -> Shift:
 
 @st.composite
 def _aligned(draw: DrawFn, excess: int = 1) -> Shift:
-    """The inputs move along w, so that z rises by exactly ‖w‖ d, here step ‖w‖²: equality, whether ‖w‖ is whole or not. γ = ‖w‖ d + excess, or a little more if excess > 0."""
+    """The inputs move along w, so that z rises by exactly ‖w‖ d = step ‖w‖²: equality, whether ‖w‖ is whole or not.
+
+    γ = ‖w‖ d + excess, or a little more if excess > 0.
+    """
     w = draw(st.sampled_from([(1,), (1, 1), (3, 4), (2, 1, 2)]))
     step = draw(st.integers(1, 3))
     shift = Shift(w, 0, 1, ((0,) * len(w),), (tuple(step * a for a in w),))

@@ -85,12 +85,11 @@ def gauss_newton(dag: Dag, theta: torch.Tensor, x: torch.Tensor, y: torch.Tensor
 
 def difference_hessian(f: LossMap, theta: torch.Tensor, step: float = 1e-4) -> torch.Tensor:
     """[P, P] from values of the loss alone: central second differences, error about step^2 + 1e-16 / step^2."""
-    basis = step * torch.eye(len(theta), dtype=theta.dtype)
-    rows = [
-        [(f(theta + a + b) - f(theta + a - b) - f(theta - a + b) + f(theta - a - b)) / (4 * step**2) for b in basis]
-        for a in basis
-    ]
-    return torch.tensor([[float(v) for v in row] for row in rows], dtype=theta.dtype)
+    size = len(theta)
+    basis = step * torch.eye(size, dtype=theta.dtype)
+    a, b = basis.repeat_interleave(size, 0), basis.repeat(size, 1)
+    up_up, up_down, down_up, down_down = (torch.vmap(f)(theta + v) for v in (a + b, a - b, b - a, -a - b))
+    return ((up_up - up_down - down_up + down_down) / (4 * step**2)).view(size, size)
 
 
 SYMPY_ACTIVATIONS: dict[str, Callable[[sympy.Expr], sympy.Expr]] = {
