@@ -37,7 +37,7 @@ check: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS) --benchmark-disable --doctest-modules lop_theory proofs_checks
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS) --benchmark-disable --doctest-modules lop_theory proofs_checks experiments
 
 bench: $(DEV_STAMP)
 	$(if $(BENCHES),,$(error no benchmarks/bench_*.py found))

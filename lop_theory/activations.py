@@ -139,12 +139,12 @@ def piecewise_linear(
     intercepts = [Fraction(value_at_first) - s[0] * (b[0] if b else 0)]
     for k, at in enumerate(b):
         intercepts.append(intercepts[-1] + (s[k] - s[k + 1]) * at)
-    jumps = [(float(at), float(s[k + 1] - s[k])) for k, at in enumerate(b)]
+    jumps = [(float(at), float(s[k + 1] - s[k]), s[k + 1] == 0) for k, at in enumerate(b)]
     first_slope, first_intercept = float(s[0]), float(intercepts[0])
 
     def value(z: torch.Tensor) -> torch.Tensor:
         out = first_slope * z + first_intercept if (first_slope or first_intercept or not jumps) else None
-        for at, jump in jumps:
+        for at, jump, _ in jumps:
             part = torch.relu(z - at if at else z)
             part = part if jump == 1.0 else jump * part
             out = part if out is None else out + part
@@ -153,8 +153,8 @@ def piecewise_linear(
 
     def slope(z: torch.Tensor) -> torch.Tensor:
         out = torch.full_like(z, first_slope)
-        for at, jump in jumps:
-            out = out + jump * (z > at).to(z.dtype)
+        for at, jump, saturates in jumps:  # on a breakpoint: the flat side, as torch does for relu, hardtanh and relu6
+            out = out + jump * (z >= at if saturates else z > at).to(z.dtype)
         return out
 
     def ball_value(z: Scalar) -> Scalar:

@@ -275,7 +275,7 @@ def from_module(module: nn.Module, input_shape: Sequence[int] | None = None) -> 
 
 
 def _flatten_sequential(module: nn.Module) -> list[nn.Module]:
-    if type(module).forward is nn.Sequential.forward:
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         return [leaf for child in module for leaf in _flatten_sequential(child)]
     return [module]
 

@@ -61,7 +61,7 @@ def exact_hessian(dag: Dag, theta: Any, x: Any, y: Any, kind: str = "mse_sum") -
 
 
 def exact_gradient(dag: Dag, theta: Any, x: Any, y: Any, kind: str = "mse_sum") -> np.ndarray:
-    """∂L/∂θ [P] as an object array of ``fmpq``; arguments as in :func:`exact_hessian`. Kinks take torch's one-sided slope.
+    """∂L/∂θ [P] as an object array of ``fmpq``; arguments as in :func:`exact_hessian`.
 
     >>> from lop_theory.architectures import mlp
     >>> exact_gradient(mlp([1, 1]), [2, 0], [[1], [2]], [[0], [0]]).tolist()
@@ -70,6 +70,7 @@ def exact_gradient(dag: Dag, theta: Any, x: Any, y: Any, kind: str = "mse_sum") 
     theta, x, y = _read(dag, theta, x, y, kind)
     value = _integer_pass(dag, theta, x, y)
     if value is not None and _gradient_bound(dag, value) < EXACT_FLOAT:
+        check_kinks(dag, value.run.z)
         out = np.zeros(dag.num_params)
         for tile in dag.tiles:
             add_at(out, tile.index, value.delta[tile.target].T @ value.run.h[tile.source])

@@ -405,7 +405,9 @@ def _float_matrix(
             assemble_layered(dag, parts, out, residual, add=first > 0)
         else:
             assemble(ops, dag, parts, out, residual)
-    return mirror(out) if layered else out
+    return mirror(
+        out
+    )  # tied parameters add up their edges in different orders above and below: make it symmetric bit by bit
 
 
 def _fresh(like: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +69,7 @@ def is_rational(instance: Instance) -> bool:
     return instance.kind != "cross_entropy" and all(get_activation(n).is_exact for n in set(instance.dag.activations))
 
 
+@lru_cache(maxsize=16)  # by identity: several claims ask for the rank of one live network
 def hessian_rank(instance: Instance) -> Rank:
     """The rank of the Hessian: exact over Q where it is rational and small, else the certified interval."""
     if is_rational(instance) and instance.dag.num_params <= EXACT_RANK_LIMIT:

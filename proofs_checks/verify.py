@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -132,7 +133,7 @@ def _rows(tasks: Sequence[tuple[str, str, str]], jobs: int, progress: Progress) 
     while waiting:
         pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_single_thread)
         try:
-            futures: dict[Future[Row], tuple[str, str, str]] = {pool.submit(_work, *task): task for task in waiting}
+            futures = _submitted(pool, waiting)
             waiting = []
             while futures:
                 done, _ = wait(futures, return_when=FIRST_COMPLETED)
@@ -151,6 +152,19 @@ def _rows(tasks: Sequence[tuple[str, str, str]], jobs: int, progress: Progress) 
         if waiting:  # the pool broke: the first unfinished task is the suspect; the others go on in a new pool
             suspect, waiting = waiting[0], waiting[1:]
             yield _failed(suspect[0], "the worker process died (killed, or out of memory)")
+
+
+def _submitted(
+    pool: ProcessPoolExecutor, tasks: Sequence[tuple[str, str, str]]
+) -> dict[Future[Row], tuple[str, str, str]]:
+    """Submit with SIGINT blocked: workers inherit the mask, so Ctrl-C reaches this process alone, which stops them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return {pool.submit(_work, *task): task for task in tasks}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return {pool.submit(_work, *task): task for task in tasks}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _single_thread() -> None:

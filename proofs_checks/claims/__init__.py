@@ -4,8 +4,11 @@ from proofs_checks.claim import Claim
 from proofs_checks.claims import (
     barriers_cloning,
     barriers_frozen,
+    rank_chain,
     spectral_limits,
+    spectral_necessity,
     spectral_normalization,
+    spectral_persistence,
     spectral_rank,
 )
 
@@ -15,4 +18,7 @@ CLAIMS: tuple[Claim, ...] = (
     *spectral_rank.CLAIMS,
     *spectral_limits.CLAIMS,
     *spectral_normalization.CLAIMS,
+    *spectral_persistence.CLAIMS,
+    *spectral_necessity.CLAIMS,
+    *rank_chain.CLAIMS,
 )

@@ -31,6 +31,29 @@ Edge = tuple[int, int]
 Blocks = tuple[tuple[int, ...], ...]
 
 
+# -- choices ----------------------------------------------------------------------------------------------------------
+
+
+def _integers(draw: DrawFn, count: int, bound: int, room: int = 32) -> np.ndarray:
+    """``count`` integers from a draw of ``room`` bytes or more: a smaller network then reads the same bytes when shrinking."""
+    return integers_array(draw, (max(room, count),), bound)[:count]
+
+
+class _Choices:
+    """Small choices, each at its own place in one block of bytes: changing one leaves the meaning of the others alone."""
+
+    def __init__(self, draw: DrawFn, size: int = 112) -> None:
+        self._bytes = draw(st.binary(min_size=size, max_size=size))
+
+    def below(self, n: int, place: int) -> int:
+        """One of 0 … n − 1; shrinks towards 0."""
+        return self._bytes[place] % n
+
+    def flag(self, place: int) -> bool:
+        """True or false; shrinks towards false."""
+        return bool(self.below(2, place))
+
+
 # -- networks --------------------------------------------------------------------------------------------------------
 
 
@@ -77,21 +100,7 @@ def equitable_weights(
 ) -> np.ndarray:
     """θ [P] over Q with RE and/or CE, from the strategy's choices."""
     basis = _basis(dag, partition, rows, columns)
-    return basis @ rational_array(integers_array(draw, (basis.shape[1],), 3)) if basis.shape[1] else basis.sum(axis=1)
-
-
-class _Choices:
-    """Small choices read off one block of bytes: one draw for the search engine instead of dozens; 0 comes first."""
-
-    def __init__(self, draw: DrawFn, size: int = 24) -> None:
-        self._bytes = iter(draw(st.binary(min_size=size, max_size=size)))
-
-    def below(self, n: int) -> int:
-        """One of 0 … n − 1."""
-        return next(self._bytes, 0) % n
-
-    def flag(self) -> bool:
-        return bool(self.below(2))
+    return basis @ rational_array(_integers(draw, basis.shape[1], 3)) if basis.shape[1] else basis.sum(axis=1)
 
 
 # -- block networks --------------------------------------------------------------------------------------------------
@@ -104,9 +113,10 @@ def _connect(pick: _Choices, blocks: Sequence[Sequence[int]], computed: int, con
     for j in hidden_blocks:
         for i in range(j):
             chained = blocks[i][0] != constant and (i == j - 1 or j == hidden_blocks[0])
-            if not chained and not pick.flag():
+            place = 16 + 2 * (7 * i + j)  # at most two inputs, the constant, two hidden blocks, one output block
+            if not chained and not pick.flag(place):
                 continue
-            if len(blocks[i]) == len(blocks[j]) > 1 and pick.flag():
+            if len(blocks[i]) == len(blocks[j]) > 1 and pick.flag(place + 1):
                 edges += list(zip(blocks[i], blocks[j], strict=True))
             else:
                 edges += [(u, v) for v in blocks[j] for u in blocks[i]]
@@ -115,7 +125,7 @@ def _connect(pick: _Choices, blocks: Sequence[Sequence[int]], computed: int, con
 
 def _thin(draw: DrawFn, edges: list[Edge], computed: int, last: int) -> list[Edge]:
     """Remove some edges, but leave every computed unit an incoming and every hidden unit an outgoing edge."""
-    drop = integers_array(draw, (len(edges),), 1)
+    drop = _integers(draw, len(edges), 1)
     kept = list(edges)
     for (u, v), flag in zip(edges, drop, strict=True):
         fed = sum(b == v for _, b in kept) > 1
@@ -128,7 +138,7 @@ def _thin(draw: DrawFn, edges: list[Edge], computed: int, last: int) -> list[Edg
 def _add_inner(draw: DrawFn, blocks: Sequence[Sequence[int]]) -> list[Edge]:
     """Some edges u → v with u < v inside blocks."""
     pairs = [(u, v) for block in blocks for k, v in enumerate(block) for u in block[:k]]
-    return [pair for pair, flag in zip(pairs, integers_array(draw, (len(pairs),), 1), strict=True) if flag]
+    return [pair for pair, flag in zip(pairs, _integers(draw, len(pairs), 1), strict=True) if flag]
 
 
 @st.composite
@@ -147,15 +157,15 @@ def block_networks(
 ) -> Instance:
     """A block network at an equitable θ, with data; see the module for the keywords."""
     pick = _Choices(draw)
-    inputs = 1 + pick.below(2)
-    paired_inputs = unequal_inputs or (inputs == 2 and pick.flag())
+    inputs = 1 + pick.below(2, 0)
+    paired_inputs = unequal_inputs or (inputs == 2 and pick.flag(1))
     inputs = 2 if paired_inputs else inputs
-    constant = pick.flag()
+    constant = pick.flag(2)
     first = inputs + constant
-    sizes = [2 + pick.below(3 if inner else 2), *([1 + pick.below(3)] if pick.flag() else [])]
-    outputs = 2 if unequal_outputs else 1 + pick.below(2)
-    paired_outputs = unequal_outputs or (outputs == 2 and pick.flag())
-    names = [activations[pick.below(len(activations))] for _ in sizes]
+    sizes = [2 + pick.below(3 if inner else 2, 3), *([1 + pick.below(3, 5)] if pick.flag(4) else [])]
+    outputs = 2 if unequal_outputs else 1 + pick.below(2, 6)
+    paired_outputs = unequal_outputs or (outputs == 2 and pick.flag(7))
+    names = [activations[pick.below(len(activations), 8 + k)] for k in range(len(sizes))]
     starts = np.cumsum([first, *sizes])
     hidden = [tuple(range(int(a), int(a) + n)) for a, n in zip(starts, sizes, strict=False)]
     last = int(starts[-1])
@@ -186,7 +196,8 @@ def block_networks(
 
 def _data(draw: DrawFn, inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
     n = draw(st.integers(1, 3))
-    return integers_array(draw, (n, inputs), 3), integers_array(draw, (n, outputs), 4)
+    x, y = _integers(draw, n * inputs, 3, room=6), _integers(draw, n * outputs, 4, room=6)
+    return x.reshape(n, inputs), y.reshape(n, outputs)
 
 
 # -- tangled networks ------------------------------------------------------------------------------------------------
@@ -204,15 +215,15 @@ def tangled_networks(
 ) -> Instance:
     """Hidden units with arbitrary forward edges, thrown into two blocks at random: any DAG, any partition."""
     pick = _Choices(draw)
-    inputs = 2 if unequal_inputs else 1 + pick.below(2)
-    count = 2 + pick.below(4)
+    inputs = 2 if unequal_inputs else 1 + pick.below(2, 0)
+    count = 2 + pick.below(4, 1)
     last = inputs + count
-    names = [activations[pick.below(len(activations))] for _ in range(2)]
-    labels = [pick.below(2) for _ in range(count)]
+    names = [activations[pick.below(len(activations), 2 + k)] for k in range(2)]
+    labels = [pick.below(2, 4 + k) for k in range(count)]
     blocks = [tuple(inputs + k for k in range(count) if labels[k] == c) for c in (0, 1)]
     in_blocks = [tuple(range(inputs))] if inputs == 2 else []
     pairs = [(u, v) for v in range(inputs, last + 1) for u in range(v)]
-    chosen = [p for p, flag in zip(pairs, integers_array(draw, (len(pairs),), 1), strict=True) if flag]
+    chosen = [p for p, flag in zip(pairs, _integers(draw, len(pairs), 1), strict=True) if flag]
     fed = {v for _, v in chosen}
     chosen += [(0 if v < last else last - 1, v) for v in range(inputs, last + 1) if v not in fed]
     units = [names[c] for c in labels]
