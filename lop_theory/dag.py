@@ -83,7 +83,7 @@ class Dag:
     def __post_init__(self) -> None:
         for name in ("source", "target", "param", "outputs"):
             array = np.array(getattr(self, name), dtype=np.int64)
-            array.setflags(write=False)  # networks are shared and cached
+            array.setflags(write=name == "outputs")  # networks are shared and cached
             object.__setattr__(self, name, array)
         object.__setattr__(self, "activations", tuple(self.activations))
         object.__setattr__(self, "fixed", dict(self.fixed or {}))

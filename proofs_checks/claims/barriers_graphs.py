@@ -39,21 +39,6 @@ def _integers(draw: DrawFn, count: int, bound: int, room: int = 32) -> np.ndarra
     return integers_array(draw, (max(room, count),), bound)[:count]
 
 
-class _Choices:
-    """Small choices, each at its own place in one block of bytes: changing one leaves the meaning of the others alone."""
-
-    def __init__(self, draw: DrawFn, size: int = 112) -> None:
-        self._bytes = draw(st.binary(min_size=size, max_size=size))
-
-    def below(self, n: int, place: int) -> int:
-        """One of 0 … n − 1; shrinks towards 0."""
-        return self._bytes[place] % n
-
-    def flag(self, place: int) -> bool:
-        """True or false; shrinks towards false."""
-        return bool(self.below(2, place))
-
-
 # -- networks --------------------------------------------------------------------------------------------------------
 
 
@@ -106,17 +91,17 @@ def equitable_weights(
 # -- block networks --------------------------------------------------------------------------------------------------
 
 
-def _connect(pick: _Choices, blocks: Sequence[Sequence[int]], computed: int, constant: int | None) -> list[Edge]:
-    """A chain through the blocks, with optional skips, biases and (between blocks of one size) perfect matchings."""
+def _connect(flags: int, blocks: Sequence[Sequence[int]], computed: int, constant: int | None) -> list[Edge]:
+    """A chain through the blocks; bits of ``flags`` add skips and biases and thin pairs of one size to perfect matchings."""
     edges: list[Edge] = []
     hidden_blocks = [k for k, block in enumerate(blocks) if block[0] >= computed]
     for j in hidden_blocks:
         for i in range(j):
+            place = 2 * (6 * j + i)
             chained = blocks[i][0] != constant and (i == j - 1 or j == hidden_blocks[0])
-            place = 16 + 2 * (7 * i + j)  # at most two inputs, the constant, two hidden blocks, one output block
-            if not chained and not pick.flag(place):
+            if not chained and not flags >> place & 1:
                 continue
-            if len(blocks[i]) == len(blocks[j]) > 1 and pick.flag(place + 1):
+            if len(blocks[i]) == len(blocks[j]) > 1 and flags >> (place + 1) & 1:
                 edges += list(zip(blocks[i], blocks[j], strict=True))
             else:
                 edges += [(u, v) for v in blocks[j] for u in blocks[i]]
@@ -141,6 +126,9 @@ def _add_inner(draw: DrawFn, blocks: Sequence[Sequence[int]]) -> list[Edge]:
     return [pair for pair, flag in zip(pairs, _integers(draw, len(pairs), 1), strict=True) if flag]
 
 
+_ENDS = st.sampled_from(((1, False), (2, False), (2, True)))  # number of inputs or outputs, and: do two form a block?
+
+
 @st.composite
 def block_networks(
     draw: DrawFn,
@@ -156,16 +144,14 @@ def block_networks(
     steps: int = 2,
 ) -> Instance:
     """A block network at an equitable θ, with data; see the module for the keywords."""
-    pick = _Choices(draw)
-    inputs = 1 + pick.below(2, 0)
-    paired_inputs = unequal_inputs or (inputs == 2 and pick.flag(1))
-    inputs = 2 if paired_inputs else inputs
-    constant = pick.flag(2)
+    inputs, paired_inputs = (2, True) if unequal_inputs else draw(_ENDS)
+    outputs, paired_outputs = (2, True) if unequal_outputs else draw(_ENDS)
+    constant = draw(st.booleans())
     first = inputs + constant
-    sizes = [2 + pick.below(3 if inner else 2, 3), *([1 + pick.below(3, 5)] if pick.flag(4) else [])]
-    outputs = 2 if unequal_outputs else 1 + pick.below(2, 6)
-    paired_outputs = unequal_outputs or (outputs == 2 and pick.flag(7))
-    names = [activations[pick.below(len(activations), 8 + k)] for k in range(len(sizes))]
+    sizes = [draw(st.integers(2, 4 if inner else 3)), draw(st.integers(0, 3))]
+    sizes = sizes[: 1 + (sizes[1] > 0)]
+    names = [draw(st.sampled_from(activations)) for _ in sizes]
+    flags = int.from_bytes(draw(st.binary(min_size=9, max_size=9)))
     starts = np.cumsum([first, *sizes])
     hidden = [tuple(range(int(a), int(a) + n)) for a, n in zip(starts, sizes, strict=False)]
     last = int(starts[-1])
@@ -175,7 +161,7 @@ def block_networks(
     fixed = [(inputs,)] if constant else []
     edges: list[Edge] = []
     for out in out_blocks:  # outputs are not joined to one another
-        edges += _connect(pick, [*in_blocks, *fixed, *hidden, out], first, inputs if constant else None)
+        edges += _connect(flags, [*in_blocks, *fixed, *hidden, out], first, inputs if constant else None)
     edges = list(dict.fromkeys(edges))
     edges = _thin(draw, edges, first, last) if irregular else edges
     edges += _add_inner(draw, hidden) if inner else []
@@ -214,12 +200,12 @@ def tangled_networks(
     activations: tuple[str, ...] = (*SMOOTH, "relu", "hard_tanh"),
 ) -> Instance:
     """Hidden units with arbitrary forward edges, thrown into two blocks at random: any DAG, any partition."""
-    pick = _Choices(draw)
-    inputs = 2 if unequal_inputs else 1 + pick.below(2, 0)
-    count = 2 + pick.below(4, 1)
+    inputs = 2 if unequal_inputs else draw(st.integers(1, 2))
+    count = draw(st.integers(2, 5))
     last = inputs + count
-    names = [activations[pick.below(len(activations), 2 + k)] for k in range(2)]
-    labels = [pick.below(2, 4 + k) for k in range(count)]
+    names = [draw(st.sampled_from(activations)) for _ in range(2)]
+    flags = draw(st.integers(0, 31))
+    labels = [flags >> k & 1 for k in range(count)]
     blocks = [tuple(inputs + k for k in range(count) if labels[k] == c) for c in (0, 1)]
     in_blocks = [tuple(range(inputs))] if inputs == 2 else []
     pairs = [(u, v) for v in range(inputs, last + 1) for u in range(v)]

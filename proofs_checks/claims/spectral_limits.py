@@ -172,7 +172,6 @@ NUMERICALLY_DEAD_CLAIM = Claim(
         Mutant("costs-one", "it costs at least one rank: rank <= P - k", _costs_one),
         Mutant("costs-incoming", "it costs its incoming weights: rank <= P - k (I + 1)", _costs_incoming),
     ),
-    depends_on=("spectral.dead-unit-bound",),
     cost=4,
 )
 
@@ -383,7 +382,6 @@ REPAIRED = Claim(
         ),
         Certificate("directions", "the blocks of H q", Strength.SYMBOLIC, Scope.LIST, _prove_directions),
     ),
-    depends_on=("spectral.numerically-dead",),
     repairs="spectral.numerically-dead",
     cost=2,
 )

@@ -285,7 +285,6 @@ NECESSITY_EXACT = Claim(
         Mutant("critical", "a zero Hessian means a zero gradient", _critical),
         Mutant("stays", "rank that is lost stays lost", _stays_collapsed),
     ),
-    depends_on=("spectral.necessity",),
 )
 
 CLAIMS = (NECESSITY, NECESSITY_EXACT)

@@ -191,7 +191,6 @@ LAYERNORM = Claim(
         ),
         Mutant("halved", "half of the printed cost is lost, rounded up", _half_printed, _MANY_DEAD),
     ),
-    depends_on=("spectral.dead-unit-bound",),
     cost=2,
 )
 
@@ -253,7 +252,6 @@ LAYERNORM_REPAIRED = Claim(
     certificates=(
         Certificate("shift", "LayerNorm takes out a common shift", Strength.SYMBOLIC, Scope.CLASS, _prove_shift),
     ),
-    depends_on=("spectral.layernorm",),
     repairs="spectral.layernorm",
     cost=2,
 )
@@ -295,7 +293,7 @@ BATCHNORM = Claim(
             "per-unit-three", "every unit has three null directions, dead or not", _batch_live_affine, _GENERIC_BATCH
         ),
     ),
-    depends_on=("spectral.dead-unit-bound",),
+    depends_on=("spectral.dead-unit-bound.repaired",),
     cost=2,
 )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flint import fmpq
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lop_theory.architectures import init_params, mlp
@@ -127,6 +127,8 @@ def symmetric_matrices(draw: st.DrawFn) -> list[list[int]]:
 
 
 @given(symmetric_matrices())
+@example([[2, 2], [2, 3]])  # a pivot that is not 1
+@example([[0, 1, 1], [1, 0, 1], [1, 1, 0]])  # no diagonal pivot: eigenvalues 2, −1, −1
 def test_exact_inertia_is_that_of_the_characteristic_polynomial(rows: list[list[int]]) -> None:
     assert tuple(exact_inertia(rows)) == inertia_by_descartes([[fraction(v) for v in row] for row in rows])
 
