@@ -22,13 +22,21 @@ from lop_theory.cloned import clone, cloned_leaf, cloned_manifold, redistribute
 from lop_theory.dag import Dag, NotADagError
 from lop_theory.exact import ball_hessian, exact_gradient, exact_hessian
 from lop_theory.forward import Trace, evaluate, gradient, loss
+from lop_theory.frozen import (
+    Certificate,
+    dead_units,
+    frozen_manifold,
+    margin_persists,
+    numerically_dead_units,
+    persistence_certificate,
+    saturated_units,
+)
 from lop_theory.gates import GatePattern, gate_pattern
 from lop_theory.gram import gauss_newton_epsilon_rank, gauss_newton_gram
 from lop_theory.hessian import gauss_newton, hessian, hvp, residual_hessian
 from lop_theory.manifolds import AffineSubspace
 from lop_theory.module_hessian import module_gauss_newton, module_hessian
-from lop_theory.partition import UnitPartition, biregular, column_equitable, quotient, row_equitable
-from lop_theory.partition import block_constant as block_constant
+from lop_theory.partition import UnitPartition, biregular, block_constant, column_equitable, quotient, row_equitable
 from lop_theory.rank import (
     effective_rank,
     epsilon_rank,
@@ -41,3 +49,71 @@ from lop_theory.rank import (
     srank,
     stable_rank,
 )
+from lop_theory.stability import Stability, StabilityKind, classify_stability, normal_hessian_blocks
+
+__all__ = [
+    "Activation",
+    "AffineSubspace",
+    "Certificate",
+    "CertifiedRank",
+    "Dag",
+    "GatePattern",
+    "KinkError",
+    "NotADagError",
+    "Stability",
+    "StabilityKind",
+    "Trace",
+    "UnitPartition",
+    "ball_hessian",
+    "biregular",
+    "block_constant",
+    "bounds",
+    "certified_rank",
+    "classify_stability",
+    "clone",
+    "cloned_leaf",
+    "cloned_manifold",
+    "cloned_rank",
+    "cloned_rank_formula",
+    "column_equitable",
+    "dead_units",
+    "effective_rank",
+    "epsilon_rank",
+    "evaluate",
+    "exact_gradient",
+    "exact_hessian",
+    "exact_rank",
+    "from_module",
+    "frozen_manifold",
+    "gate_pattern",
+    "gauss_newton",
+    "gauss_newton_epsilon_rank",
+    "gauss_newton_gram",
+    "get_activation",
+    "gradient",
+    "hessian",
+    "hvp",
+    "inertia",
+    "init_params",
+    "loss",
+    "margin_persists",
+    "mlp",
+    "modular_rank",
+    "module_gauss_newton",
+    "module_hessian",
+    "normal_hessian_blocks",
+    "numerical_rank",
+    "numerically_dead_units",
+    "participation_ratio",
+    "persistence_certificate",
+    "quotient",
+    "random_dag",
+    "rank_is_decided",
+    "redistribute",
+    "residual_hessian",
+    "residual_mlp",
+    "row_equitable",
+    "saturated_units",
+    "srank",
+    "stable_rank",
+]

@@ -2,8 +2,9 @@
 
 All numbers come from one block of bytes per instance (one choice for the search engine instead of hundreds), mapped so that
 0 comes first: everything shrinks towards zero weights, one sample, few and narrow layers. Blocks have a few fixed sizes and
-structure is drawn before them, so that a smaller network can still read the numbers of the larger one. *Parity trick*: even weights and
-odd hidden biases on integer inputs make every pre-activation of a layered net odd, so that none ever sits on a kink.
+structure is drawn before them, so that a smaller network can still read the numbers of the larger one.
+
+*Parity trick*: even weights and odd hidden biases on integer inputs make every pre-activation odd, so none sits on a kink.
 """
 
 from __future__ import annotations

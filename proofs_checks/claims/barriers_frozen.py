@@ -10,7 +10,7 @@ biases chosen by activation keep the first pre-activations off the kinks; a late
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from lop_theory.forward import KinkError
 from lop_theory.frozen import persistence_certificate, saturated_units
 from proofs_checks.claim import Assumption, Claim, Evidence, Mutant, Source, Verdict
 from proofs_checks.claims.barriers_graphs import network
-from proofs_checks.claims.barriers_trajectories import by_unit, exact_pass, training, trajectory
+from proofs_checks.claims.barriers_trajectories import by_unit, exact_pass, states, training, trajectory
 from proofs_checks.instances import Instance, assertion, network_document, quantity, witness
 from proofs_checks.strategies import integers_array
 
@@ -193,7 +193,7 @@ def _awake(instance: Instance, unit: int, k: int, theta: np.ndarray) -> Evidence
     return None
 
 
-def _moved(instance: Instance, unit: int, params: np.ndarray, k: int, path: list[np.ndarray]) -> Evidence | None:
+def _moved(instance: Instance, unit: int, params: np.ndarray, k: int, path: Sequence[np.ndarray]) -> Evidence | None:
     """Has one of the parameters changed by step k?"""
     for p in params.tolist():
         if path[k][p] != path[0][p]:
@@ -205,14 +205,13 @@ def _moved(instance: Instance, unit: int, params: np.ndarray, k: int, path: list
 
 def check_frozen(instance: Instance) -> Evidence:
     """At each step the declared units are strictly saturated on every sample and their incoming parameters are those of θ_0."""
-    units = declared(instance)
-    path = [rational_array(instance.theta)]
+    units, path = declared(instance), []
     try:
-        for k in range(instance.extra.get("steps", 1) + 1):
-            path = trajectory(replace(instance, extra={**instance.extra, "steps": k}))
+        for k, theta in enumerate(states(instance)):
+            path.append(theta)
             for unit in units:
                 params = instance.dag.params_of(instance.dag.incoming(unit))
-                found = _moved(instance, unit, params, k, path) or _awake(instance, unit, k, path[k])
+                found = _moved(instance, unit, params, k, path) or _awake(instance, unit, k, theta)
                 if found is not None:
                     return found
     except KinkError as error:

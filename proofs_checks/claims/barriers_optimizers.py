@@ -13,7 +13,7 @@ functions also run 20 steps in float64; a residual above 10⁻⁶ makes the inst
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,25 +111,25 @@ def rmsprop(c: Calculus, rate: Any, theta: Array, g: Array, state: State) -> tup
     return theta - rate * g / (c.root(s) + c.number(EPSILON)), (s,)
 
 
-def _moments(c: Calculus, g: Array, state: State) -> tuple[Array, Array, State]:
-    """Bias-corrected moments; state = first moment, second moment, β₁ᵏ and β₂ᵏ as the excess 1 − βᵏ (constant arrays)."""
+def _moments(c: Calculus, g: Array, state: State) -> tuple[Array, Array, Array, State]:
+    """Mean m and raw v of g², 1 − β₂ᵏ, and the state (raw m, raw v, 1 − β₁ᵏ, 1 − β₂ᵏ); the last two are constant arrays."""
     a, b = c.number(KEEP_FIRST), c.number(KEEP_SECOND)
     m, v = a * state[0] + (1 - a) * g, b * state[1] + (1 - b) * g * g
-    past = a * state[2] + (1 - a), b * state[3] + (1 - b)  # 1 − βᵏ
-    return m / past[0], v / past[1], (m, v, *past)
+    weights = a * state[2] + (1 - a), b * state[3] + (1 - b)
+    return m / weights[0], v, weights[1], (m, v, *weights)
 
 
 def adam(c: Calculus, rate: Any, theta: Array, g: Array, state: State) -> tuple[Array, State]:
-    """θ − η m / (√v + ε) with the moments of :func:`_moments`."""
-    m, v, moments = _moments(c, g, state)
-    return theta - rate * m / (c.root(v) + c.number(EPSILON)), moments
+    """θ − η m̂ / (√v̂ + ε) with bias-corrected m̂ and v̂."""
+    m, v, weight, moments = _moments(c, g, state)
+    return theta - rate * m / (c.root(v / weight) + c.number(EPSILON)), moments
 
 
 def amsgrad(c: Calculus, rate: Any, theta: Array, g: Array, state: State) -> tuple[Array, State]:
-    """Adam with the largest v so far."""
-    m, v, moments = _moments(c, g, state[:4])
+    """Adam with the largest raw v so far in place of v."""
+    m, v, weight, moments = _moments(c, g, state[:4])
     largest = np.where(v > state[4], v, state[4])
-    return theta - rate * m / (c.root(largest) + c.number(EPSILON)), (*moments, largest)
+    return theta - rate * m / (c.root(largest / weight) + c.number(EPSILON)), (*moments, largest)
 
 
 def clip_value(c: Calculus, rate: Any, theta: Array, g: Array, state: State) -> tuple[Array, State]:
@@ -480,7 +480,7 @@ _WHY = {
     "equitable": "The gradient is block constant and so is every state; an elementwise map of block-constant arrays is block "
     "constant, and BC and the multiples of θ lie in the linear subspace RE ∩ CE.",
     "block": "From a start in BC everything stays block constant, because the rule is elementwise. Off BC the rule applies a "
-    "non-linear elementwise map to θ, and the image of RE ∩ CE under such a map is not in RE ∩ CE.",
+    "non-linear elementwise map to θ, which keeps the equitable matrices [[p, q], [q, p]] of a 2 × 2 pair, but not larger ones.",
     "never": "The step is a block-constant part plus an arbitrary one, which need not have equal row or column sums.",
 }
 _NOISE, _MASKS, _BUFFERS = (small_starts(kind) for kind in ("noise", "unit masks", "buffer"))

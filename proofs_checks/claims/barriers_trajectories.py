@@ -11,8 +11,9 @@ A :class:`LevelSet` holds polynomials F(θ) = Σ_k a_k θ_k + Σ_k s_k θ_k² �
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,20 +36,25 @@ def exact_gradient_at(instance: Instance, theta: np.ndarray, samples: slice | li
     return gradient(instance.dag, theta, instance.x[samples], instance.y[samples], instance.kind, RATIONALS)
 
 
-def trajectory(instance: Instance) -> list[np.ndarray]:
-    """[θ_0, …, θ_steps], each [P] over Q."""
+def states(instance: Instance) -> Iterator[np.ndarray]:
+    """θ_0, …, θ_steps, each [P] over Q, computed as they are asked for."""
     extra = instance.extra
     rate, momentum, decay = (
         to_fmpq(extra.get(k, d)) for k, d in (("rate", RATE), ("momentum", 0), ("weight_decay", 0))
     )
     theta = rational_array(instance.theta)
     velocity = rational_array(extra.get("velocity", np.zeros(len(theta))))
-    path = [theta]
+    yield theta
     for _ in range(extra.get("steps", 1)):
         velocity = momentum * velocity + exact_gradient_at(instance, theta) + decay * theta
         theta = theta - rate * velocity
-        path.append(theta)
-    return path
+        yield theta
+
+
+@lru_cache(maxsize=4)  # the parts of one claim ask for the same path
+def trajectory(instance: Instance) -> tuple[np.ndarray, ...]:
+    """(θ_0, …, θ_steps)."""
+    return tuple(states(instance))
 
 
 def training(instance: Instance, steps: int) -> dict[str, Any]:

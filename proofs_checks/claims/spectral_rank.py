@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import sympy
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
@@ -19,7 +20,7 @@ from lop_theory.architectures import mlp
 from lop_theory.clone_formula import ClonedRank, cloned_rank_formula
 from lop_theory.dag import Dag
 from lop_theory.gates import gate_pattern
-from proofs_checks.claim import Assumption, Claim, Evidence, Mutant, Source, Verdict
+from proofs_checks.claim import Assumption, Certificate, Claim, Evidence, Mutant, Scope, Source, Strength, Verdict
 from proofs_checks.instances import Instance, Rank, assertion, hessian_rank, network_document, quantity, witness
 from proofs_checks.strategies import (
     hidden_values,
@@ -224,6 +225,32 @@ DEAD_UNIT_BOUND = Claim(
     ),
 )
 
+
+def prove_rows_vanish() -> str:
+    """Formula (2) of lop_theory/hessian.py at an edge of a dead unit d: f'_d = f''_d = h_d = 0 make every entry zero.
+
+    By (3), C_dv = f'_d · (…) + [v = d] f''_d · (…); a response that starts at d or ends in h_d carries f'_d; δ_d carries f'_d.
+    The other edge (a → b) is arbitrary, and so are all quantities in brackets: they are free symbols.
+    """
+    first, second, h_d = sympy.symbols("fprime_d fsecond_d h_d")
+    rest = sympy.symbols("q0:12")
+    h_u, h_a, delta_b, delta_w = sympy.symbols("h_u h_a delta_b delta_w")
+    dead = {first: 0, second: 0, h_d: 0}
+    push_db = first * rest[0] + second * rest[1]
+    delta_d = first * rest[2]
+    response_a_from_d, response_d_from_any = first * rest[3], first * rest[4]
+    entry_in = (
+        push_db * h_u * h_a + delta_b * response_a_from_d * h_u + delta_d * rest[5] * h_a
+    )  # edge u → d with a → b
+    entry_out = (
+        rest[6] * h_d * h_a + delta_b * rest[7] * h_d + delta_w * response_d_from_any * h_a
+    )  # edge d → w with a → b
+    left = [sympy.expand(entry.subs(dead)) for entry in (entry_in, entry_out)]
+    if left != [0, 0]:
+        raise ValueError(f"the entries on the edges of a dead unit are {left}, not zero")
+    return "every entry of the Hessian formula on an edge into or out of a dead unit is zero, for every DAG and loss"
+
+
 DEAD_UNIT_BOUND_REPAIRED = Claim(
     id="spectral.dead-unit-bound.repaired",
     title="Dead units bound the Hessian rank (union of parameter sets)",
@@ -247,6 +274,15 @@ DEAD_UNIT_BOUND_REPAIRED = Claim(
         Mutant("minus-one", "rank ≤ corrected bound − 1", _union_minus_one, _ONE_LAYER_DEAD),
         Mutant(
             "feeding-units", "the units that feed a dead unit are removed as well", _upstream_of_dead, _ADJACENT_DEAD
+        ),
+    ),
+    certificates=(
+        Certificate(
+            "zero rows",
+            "rows and columns of all parameters on edges of dead units vanish in the exact Hessian formula",
+            Strength.SYMBOLIC,
+            Scope.CLASS,
+            prove_rows_vanish,
         ),
     ),
     repairs="spectral.dead-unit-bound",
@@ -434,7 +470,7 @@ CONSTANT_UNITS = Claim(
 )
 
 CONSTANT_UNITS_REPAIRED = Claim(
-    id="spectral.constant-units.repaired",
+    id="spectral.constant-units.any-bias",
     title="Constant units: the count with and without biases in the next layer",
     source=Source(SPECTRAL, "v1", "Thm 6.2", "ours"),
     kind="ours",
@@ -455,7 +491,7 @@ CONSTANT_UNITS_REPAIRED = Claim(
         Mutant("minus-one", "one more null direction", _constant_minus_one),
         Mutant("as-dead", "constant units counted like dead ones whatever the biases", check_constant_union),
     ),
-    repairs="spectral.constant-units",
+    depends_on=("spectral.constant-units",),
 )
 
 
