@@ -29,6 +29,7 @@ from proofs_checks.claims.barriers_graphs import (
     SMOOTH,
     block_networks,
     equitable_subspace,
+    redistributed_clones,
 )
 from proofs_checks.claims.barriers_proofs import BLOCK_ALGEBRA, CLONED_STEP
 from proofs_checks.claims.barriers_trajectories import (
@@ -252,7 +253,9 @@ def _with_decay(instance: Instance) -> Instance:
 # -- claims ----------------------------------------------------------------------------------------------------------
 
 _REGULAR = block_networks()
-_ANY_REGULAR: SearchStrategy[Instance] = st.one_of(_REGULAR, block_networks(activations=(*SMOOTH, "relu")))
+_ANY_REGULAR: SearchStrategy[Instance] = st.one_of(
+    _REGULAR, block_networks(activations=(*SMOOTH, "relu")), redistributed_clones()
+)
 
 CLONED_AS_PRINTED = Claim(
     id="barriers.thm2.1.cloned",

@@ -19,7 +19,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
+from lop_theory.architectures import random_dag
 from lop_theory.arithmetic import rational_array
+from lop_theory.cloned import clone, redistribute
 from lop_theory.dag import Dag
 from lop_theory.manifolds import AffineSubspace, Equation
 from lop_theory.partition import UnitPartition, block_pairs
@@ -184,6 +186,22 @@ def _data(draw: DrawFn, inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarr
     n = draw(st.integers(1, 3))
     x, y = _integers(draw, n * inputs, 3, room=6), _integers(draw, n * outputs, 4, room=6)
     return x.reshape(n, inputs), y.reshape(n, outputs)
+
+
+@st.composite
+def redistributed_clones(draw: DrawFn, steps: int = 2) -> Instance:
+    """A random DAG with biases, each hidden unit split into up to three copies, moved by weights with zero row and column sums."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**16)))
+    activation = draw(st.sampled_from(SMOOTH[:2]))
+    base = random_dag(
+        generator, draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 2)), activation, 0.6
+    )
+    weights = rational_array(_integers(draw, base.num_params, 3))
+    copies = [(2, 3, 1)[c % 3] for c in _integers(draw, len(base.hidden), 1, room=2).astype(int).tolist()]
+    dag, theta, partition = clone(base, weights, copies)
+    theta = redistribute(dag, theta, partition, generator, bound=2)
+    x, y = _data(draw, base.num_inputs, base.num_outputs)
+    return Instance(dag, theta, x, y, extra={"partition": partition, "steps": steps})
 
 
 # -- tangled networks ------------------------------------------------------------------------------------------------

@@ -63,14 +63,22 @@ def cloned_networks(
     mixed: bool = False,
     irregular: bool = False,
 ) -> Instance:
-    """A block network with singleton outputs, trained with or without momentum; keywords as in :func:`block_networks`."""
+    """A block network with singleton outputs, trained with or without momentum; keywords as in :func:`block_networks`.
+
+    Splitting a block of outputs would make a matching into it irregular, so the edges into outputs are completed.
+    """
     instance = draw(block_networks(mixed=mixed, irregular=irregular))
     dag, outputs = instance.dag, set(instance.dag.outputs.tolist())
     blocks = tuple(b for b in instance.extra["partition"].blocks if not outputs & set(b))
+    if not irregular:
+        edges = set(zip(dag.source.tolist(), dag.target.tolist(), strict=True))
+        edges |= {(w, v) for u, v in edges if v in outputs for block in blocks if u in block for w in block}
+        ordered = tuple(sorted(edges, key=lambda e: (e[1], e[0])))
+        dag = network(dag.num_inputs, dag.has_constant, dag.activations, ordered, len(outputs))
     partition = partition_of(dag, blocks)
     theta = equitable_weights(draw, dag, partition, rows, columns)
     momentum = draw(st.sampled_from((fmpq(0), fmpq(1, 2))))
-    return replace(instance, theta=theta, extra={"partition": partition, "steps": 2, "momentum": momentum})
+    return replace(instance, dag=dag, theta=theta, extra={"partition": partition, "steps": 2, "momentum": momentum})
 
 
 @st.composite

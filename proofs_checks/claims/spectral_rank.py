@@ -23,6 +23,7 @@ from lop_theory.gates import gate_pattern
 from proofs_checks.claim import Assumption, Certificate, Claim, Evidence, Mutant, Scope, Source, Strength, Verdict
 from proofs_checks.instances import Instance, Rank, assertion, hessian_rank, network_document, quantity, witness
 from proofs_checks.strategies import (
+    dag_instances,
     hidden_values,
     integers_array,
     kill_units,
@@ -104,6 +105,7 @@ def _choose_one_per_layer(draw: DrawFn, dag: Dag) -> list[int]:
 
 _MLPS = mlp_instances(widths((1, 3), 4), samples=(1, 8))
 _DEAD = with_dead_units(_MLPS)
+_DEAD_ANYWHERE = st.one_of(_DEAD, _DEAD, with_dead_units(dag_instances()))  # skip connections of any length, too
 _TWO_LAYERS = mlp_instances(widths((1, 2), 4), samples=(1, 8))
 _ONE_LAYER_DEAD = with_dead_units(mlp_instances(widths((1, 1), 4, min_width=2), samples=(4, 10)))
 _ADJACENT_DEAD = with_dead_units(mlp_instances(widths((2, 2), 3), samples=(1, 6)), _choose_one_per_layer)
@@ -261,7 +263,7 @@ DEAD_UNIT_BOUND_REPAIRED = Claim(
     r"P − \sum_l k_l(n_{l−1} + n_{l+1} + 1) + \sum_l k_l k_{l+1}; everything before a whole dead layer counts too",
     quantifier="for all",
     assumptions=(STRICTLY_DEAD, FLAT_AT_ZERO, UNTIED),
-    instances=_DEAD,
+    instances=_DEAD_ANYWHERE,
     check=check_union_bound,
     expected=Verdict.HOLDS,
     proof="Near θ a strictly dead unit outputs 0 on all data, so L does not depend on any parameter on its edges. A "
@@ -354,7 +356,7 @@ GATE_BOUND = Claim(
         ),
         UNTIED,
     ),
-    instances=with_dead_units(mlp_instances(widths((1, 3), 4), samples=(1, 10))),
+    instances=st.one_of(_DEAD, with_dead_units(dag_instances())),
     check=check_gate_bound,
     expected=Verdict.HOLDS,
     proof="Off the kinks gates are locally constant, so f_n depends on w_uv only where v is open and h_u is not "

@@ -37,7 +37,7 @@ def test_trajectory_is_that_of_torch_sgd() -> None:
     optimizer = torch.optim.SGD([p], lr=1 / 16, momentum=1 / 2, weight_decay=1 / 8)
     for _ in range(3):
         optimizer.zero_grad()
-        loss(net, p, torch.from_numpy(x), torch.from_numpy(y), "mse_sum").backward()  # type: ignore[no-untyped-call]
+        loss(net, p, torch.from_numpy(x), torch.from_numpy(y), "mse_sum").backward()
         optimizer.step()
     np.testing.assert_allclose(p.detach().numpy(), exact.astype(float), rtol=1e-12, atol=1e-12)
 
