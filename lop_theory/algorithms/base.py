@@ -6,9 +6,9 @@ Agreed signatures (stable)::
     State     = a NamedTuple of tensors, of tuples with one tensor per parameter, and of other states; nothing else
     Scalar    = float | Tensor [R]            a hyper-parameter, one for all replicas or one for each
 
-    Algorithm(name, init, update)             frozen record
-        init(params) -> state
-        update(params, grads, state, ctx) -> (params, state)      new tensors; arguments are never written to
+    Algorithm(name, initial, step)            frozen record of two functions, called through two checked doors:
+        .init(params) -> state
+        .update(params, grads, state, ctx) -> (params, state)     new tensors; arguments are never written to; no_grad inside
     Context(loss, features, trace, step, generator)               frozen record, the same for all algorithms
         loss(params)     -> Tensor [R]                            loss of each replica on the current minibatch
         features(params) -> tuple of h_l [R, N, n_l]              hidden activations on the regulariser's batch; differentiable
@@ -41,6 +41,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -128,7 +129,9 @@ class Algorithm:
 
 def _check_params(params: Params) -> None:
     if not isinstance(params, tuple) or not params or not all(isinstance(p, Tensor) for p in params):
-        raise TypeError(f"parameters of type {type(params).__name__}: a non-empty tuple of tensors is needed; use tuple()")
+        raise TypeError(
+            f"parameters of type {type(params).__name__}: a non-empty tuple of tensors is needed; use tuple()"
+        )
     for k, p in enumerate(params):
         if not p.dtype.is_floating_point:
             raise TypeError(f"parameter {k} has dtype {p.dtype}: parameters are floating point; convert with .double()")
@@ -202,7 +205,7 @@ def forget(state: S, masks: Params) -> S:
     """
     own = getattr(state, "forget", None)
     if own is not None:
-        return own(masks)  # type: ignore[no-any-return]
+        return own(masks)
     parts = [forget(part, masks) if isinstance(part, tuple) else part for part in state]
     return _rebuild(state, parts)
 
@@ -226,7 +229,9 @@ def flatten(state: State, prefix: str = "") -> dict[str, Tensor]:
         elif isinstance(part, tuple):
             tensors |= flatten(part, path)
         else:
-            raise TypeError(f"state.{path} is a {type(part).__name__}: states hold tensors and tuples only; use a tensor")
+            raise TypeError(
+                f"state.{path} is a {type(part).__name__}: states hold tensors and tuples only; use a tensor"
+            )
     return tensors
 
 
@@ -247,7 +252,9 @@ def restore(like: S, tensors: Mapping[str, Tensor], prefix: str = "") -> S:
         path = f"{prefix}.{name}" if prefix else name
         if isinstance(part, Tensor) and tensors[path].shape != part.shape:
             given, wanted = tuple(tensors[path].shape), tuple(part.shape)
-            raise ValueError(f"{path} has shape {given}, this algorithm keeps {wanted}: use the algorithm that saved it")
+            raise ValueError(
+                f"{path} has shape {given}, this algorithm keeps {wanted}: use the algorithm that saved it"
+            )
         parts.append(tensors[path] if isinstance(part, Tensor) else restore(part, tensors, path))
     return _rebuild(like, parts)
 
@@ -282,7 +289,9 @@ def check_scalar(name: str, value: Scalar, low: float = 0.0, high: float = math.
     inside = torch.isfinite(entries) & (entries >= low) & (entries < high)
     if not bool(inside.all()) or entries.ndim > 1:
         shown = value.tolist() if isinstance(value, Tensor) else value
-        raise ValueError(f"{name} = {shown}: must be finite and in [{low}, {high}); pass a float or a tensor [R] of such")
+        raise ValueError(
+            f"{name} = {shown}: must be finite and in [{low}, {high}); pass a float or a tensor [R] of such"
+        )
 
 
 def generators(seeds: Sequence[int], device: str | torch.device = "cpu") -> tuple[torch.Generator, ...]:
@@ -328,18 +337,19 @@ def gradients(params: Params, ctx: Context) -> Params:
 # -- layered nets with replicas --------------------------------------------------------------------------------------------
 
 
-def mlp_init(
-    widths: Sequence[int], generator: Sequence[torch.Generator], dtype: torch.dtype = torch.float64
-) -> Params:
+def mlp_init(widths: Sequence[int], generator: Sequence[torch.Generator], dtype: torch.dtype = torch.float64) -> Params:
     """Kaiming-uniform weights (bound √(6 / fan-in), He et al. 2015) and zero biases of an MLP, replica r from generator r.
 
     >>> [tuple(p.shape) for p in mlp_init([2, 3, 1], generators([0, 1]))]
     [(2, 3, 2), (2, 3), (2, 1, 3), (2, 1)]
     """
     params: list[Tensor] = []
-    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+    for fan_in, fan_out in pairwise(widths):
         bound = math.sqrt(6 / fan_in)
-        rows = [torch.empty(fan_out, fan_in, dtype=dtype, device=g.device).uniform_(-bound, bound, generator=g) for g in generator]
+        rows = [
+            torch.empty(fan_out, fan_in, dtype=dtype, device=g.device).uniform_(-bound, bound, generator=g)
+            for g in generator
+        ]
         params += [torch.stack(rows), torch.zeros(len(generator), fan_out, dtype=dtype, device=rows[0].device)]
     return tuple(params)
 
@@ -352,7 +362,8 @@ def mlp_forward(params: Params, x: Tensor, activation: str = "relu") -> LayerTra
     """
     phi = get_activation(activation).tensor[0]
     h = x.expand(params[0].shape[0], *x.shape[-2:])
-    z_all, h_all = [], []
+    z_all: list[Tensor] = []
+    h_all: list[Tensor] = []
     for k in range(0, len(params), 2):
         z = torch.baddbmm(params[k + 1].unsqueeze(1), h, params[k].mT)
         if k + 2 == len(params):

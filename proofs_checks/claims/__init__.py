@@ -3,7 +3,12 @@
 from proofs_checks.claim import Claim
 from proofs_checks.claims import (
     barriers_cloning,
+    barriers_forward,
     barriers_frozen,
+    barriers_manifolds,
+    barriers_optimizers,
+    barriers_quotients,
+    barriers_stability,
     rank_chain,
     spectral_limits,
     spectral_necessity,
@@ -13,8 +18,13 @@ from proofs_checks.claims import (
 )
 
 CLAIMS: tuple[Claim, ...] = (
+    *barriers_manifolds.CLAIMS,
     *barriers_frozen.CLAIMS,
     *barriers_cloning.CLAIMS,
+    *barriers_forward.CLAIMS,
+    *barriers_quotients.CLAIMS,
+    *barriers_optimizers.CLAIMS,
+    *barriers_stability.CLAIMS,
     *spectral_rank.CLAIMS,
     *spectral_limits.CLAIMS,
     *spectral_normalization.CLAIMS,
