@@ -657,13 +657,13 @@ def formula(instance: Instance) -> ClonedRank:
 
 
 def _collinear(instance: Instance) -> Instance:
-    """The same network with the out-weights of the copies replaced by equal shares of their sum."""
+    """The same network with the whole sum of the copies' out-weights given to the first."""
     dag, theta = instance.dag, np.array(instance.theta, dtype=object)
     members = list(instance.extra["class"])
     for v in np.unique(dag.target[np.isin(dag.source, members)]):
         edges = [int(np.flatnonzero((dag.source == u) & (dag.target == v))[0]) for u in members]
         share = sum(int(theta[dag.param[e]]) for e in edges)
-        theta[dag.param[edges]] = [share - 0, *[0] * (len(edges) - 1)]
+        theta[dag.param[edges]] = [share, *[0] * (len(edges) - 1)]
     return replace(instance, theta=theta)
 
 
@@ -702,7 +702,7 @@ def _free_clones(instance: Instance) -> Evidence:
 
 
 @st.composite
-def _cloned(draw: DrawFn, collinear: bool = True, activations: Sequence[str] = ("square", "relu", "cube")) -> Instance:
+def _cloned(draw: DrawFn, activations: Sequence[str] = ("square", "relu", "cube")) -> Instance:
     """A net of one or two hidden layers, m equal units in the first, out-weights λ_i V with Σ λ_i = 1."""
     activation = draw(st.sampled_from(list(activations)))
     dims = draw(widths((1, 2), 3, max_inputs=2))
@@ -723,21 +723,18 @@ def _cloned(draw: DrawFn, collinear: bool = True, activations: Sequence[str] = (
     for u, share in zip(members, shares, strict=True):
         for e in dag.outgoing(u):
             theta[dag.param[e]] = share * values[int(dag.target[e])]
-    if not collinear:  # two outputs, out-weights (1, 0) and (0, 1)
-        for u, row in zip(members[:2], ((2, 0), (0, 2)), strict=True):
-            for k, e in enumerate(dag.outgoing(u)):
-                theta[dag.param[e]] = row[k % 2]
     return Instance(dag, theta, x, y, extra={"class": tuple(int(u) for u in members)})
 
 
 @st.composite
 def _not_collinear(draw: DrawFn) -> Instance:
-    dag = mlp([1, 2, 2], draw(st.sampled_from(["square", "cube"])))
-    n = draw(st.integers(2, 6))
+    """Two inputs, two equal ReLU units, out-weights (2, 0) and (0, 2): the formula would predict one null direction more."""
+    dag = mlp([2, 2, 2])
+    n = draw(st.integers(2, 8))
     theta = odd_biases(dag, integers_array(draw, (dag.num_params,), 2))
-    theta[1], theta[3] = theta[0], theta[2]  # equal incoming weight and bias
-    theta[4:8] = [2, 0, 0, 2]  # out-weights of the copies: (2, 0) and (0, 2)
-    x, y = integers_array(draw, (n, 1), 4), integers_array(draw, (n, 2), 8)
+    theta[2:4], theta[5] = theta[:2], theta[4]  # equal incoming weights and bias
+    theta[6:10] = [2, 0, 0, 2]  # [output, copy]
+    x, y = integers_array(draw, (n, 2), 4), integers_array(draw, (n, 2), 8)
     return Instance(dag, theta, x, y, extra={"class": tuple(int(u) for u in dag.hidden)})
 
 
