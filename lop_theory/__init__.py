@@ -20,7 +20,13 @@ from lop_theory.certified_rank import CertifiedRank, certified_rank
 from lop_theory.clone_formula import cloned_rank, cloned_rank_formula
 from lop_theory.cloned import clone, cloned_leaf, cloned_manifold, redistribute
 from lop_theory.dag import Dag, NotADagError
-from lop_theory.exact import ball_hessian, exact_gradient, exact_hessian
+from lop_theory.exact import (
+    ball_hessian,
+    exact_gauss_newton,
+    exact_gradient,
+    exact_hessian,
+    exact_residual_hessian,
+)
 from lop_theory.forward import Trace, evaluate, gradient, loss
 from lop_theory.frozen import (
     Certificate,
@@ -80,9 +86,11 @@ __all__ = [
     "effective_rank",
     "epsilon_rank",
     "evaluate",
+    "exact_gauss_newton",
     "exact_gradient",
     "exact_hessian",
     "exact_rank",
+    "exact_residual_hessian",
     "from_module",
     "frozen_manifold",
     "gate_pattern",

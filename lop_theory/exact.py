@@ -49,15 +49,31 @@ def exact_hessian(dag: Dag, theta: Any, x: Any, y: Any, kind: str = "mse_sum") -
     """
     theta, x, y = _read(dag, theta, x, y, kind)
     found = _integer_hessian(dag, theta, x, y)
-    if found is not None:
-        size = dag.num_params
-        result = fmpq_mat(fmpz_mat(size, size, found.astype(np.int64).ravel().tolist()))
-    else:
-        matrix = _generic_hessian(
-            RATIONALS, dag, rational_array(theta), rational_array(x), rational_array(y), "mse_sum"
-        )
-        result = fmpq_mat(dag.num_params, dag.num_params, matrix.ravel().tolist())
+    if found is None:
+        return _rational_matrix(dag, theta, x, y, kind, gauss_newton_part=True, residual_part=True)
+    size = dag.num_params
+    result = fmpq_mat(fmpz_mat(size, size, found.astype(np.int64).ravel().tolist()))
     return result if kind == "mse_sum" else result / len(x)
+
+
+def exact_gauss_newton(dag: Dag, theta: Any, x: Any, y: Any, kind: str = "mse_sum") -> fmpq_mat:
+    """The Gauss–Newton matrix Jᵀ (∂²ℓ/∂f²) J [P, P] as exact rationals; arguments as in :func:`exact_hessian`.
+
+    >>> from lop_theory.architectures import mlp
+    >>> exact_gauss_newton(mlp([1, 1, 1]), ["1/2", 1, 3, 0], [[2]], [[0]]).tolist()[0]
+    [36, 18, 12, 6]
+    """
+    return _rational_matrix(dag, *_read(dag, theta, x, y, kind), kind, gauss_newton_part=True, residual_part=False)
+
+
+def exact_residual_hessian(dag: Dag, theta: Any, x: Any, y: Any, kind: str = "mse_sum") -> fmpq_mat:
+    """exact_hessian − exact_gauss_newton [P, P]: the part that carries the residuals f − y.
+
+    >>> from lop_theory.architectures import mlp
+    >>> exact_residual_hessian(mlp([1, 1, 1]), ["1/2", 1, 3, 0], [[2]], [[0]]).tolist()[0]
+    [0, 0, 12, 0]
+    """
+    return _rational_matrix(dag, *_read(dag, theta, x, y, kind), kind, gauss_newton_part=False, residual_part=True)
 
 
 def exact_gradient(dag: Dag, theta: Any, x: Any, y: Any, kind: str = "mse_sum") -> np.ndarray:
@@ -134,15 +150,33 @@ def _array(values: Any) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError("an entry is NaN or infinite; exact arithmetic needs finite numbers; look for a diverged run")
-    return array if array.dtype.kind in "iuf" else rational_array(array)
+    return array if array.dtype.kind in "iuf" else rational_array(values)
 
 
-def _generic_hessian(ops: Arithmetic, dag: Dag, theta: Array, x: Array, y: Array, kind: str) -> np.ndarray:
+def _rational_matrix(
+    dag: Dag, theta: Array, x: Array, y: Array, kind: str, *, gauss_newton_part: bool, residual_part: bool
+) -> fmpq_mat:
+    theta, x, y = rational_array(theta), rational_array(x), rational_array(y)
+    matrix = _generic_hessian(RATIONALS, dag, theta, x, y, kind, gauss_newton_part, residual_part)
+    return fmpq_mat(dag.num_params, dag.num_params, matrix.ravel().tolist())
+
+
+def _generic_hessian(
+    ops: Arithmetic,
+    dag: Dag,
+    theta: Array,
+    x: Array,
+    y: Array,
+    kind: str,
+    gauss_newton_part: bool = True,
+    residual_part: bool = True,
+) -> np.ndarray:
     run = run_forward(ops, dag, theta, x)
     slopes = {b: apply_activations(ops, dag, b, run.z[b], 1) for b in run.z}
-    bends = {b: apply_activations(ops, dag, b, run.z[b], 2) for b in run.z}
-    parts = curvature(ops, dag, run, slopes, bends, loss_derivatives(ops, run.output, y, kind))
-    out: np.ndarray = assemble(ops, dag, parts, ops.zeros((dag.num_params, dag.num_params)), residual=True)
+    bends = {b: apply_activations(ops, dag, b, run.z[b], 2) for b in run.z} if residual_part else None
+    gradient, loss_hessian = loss_derivatives(ops, run.output, y, kind)
+    parts = curvature(ops, dag, run, slopes, bends, (gradient, loss_hessian if gauss_newton_part else loss_hessian * 0))
+    out: np.ndarray = assemble(ops, dag, parts, ops.zeros((dag.num_params, dag.num_params)), residual=residual_part)
     return out
 
 
