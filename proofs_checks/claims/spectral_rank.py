@@ -552,17 +552,24 @@ def _generic_theta(
 
 
 @st.composite
-def _generic_layer(
-    draw: DrawFn, residual: str = "generic", samples: str = "many", kind: str = "mse_sum", same_gates: bool = False
+def generic_layer(
+    draw: DrawFn,
+    residual: str = "generic",
+    samples: str = "many",
+    kind: str = "mse_sum",
+    same_gates: bool = False,
+    width: tuple[int, int] = (1, 4),
+    dead_units: tuple[int, int] = (0, 4),
 ) -> Instance:
     """One hidden layer, some dead units; ``attempts`` are parameter vectors with the same dead units and distinct gates."""
     inputs, outputs = draw(st.integers(1, 3)), draw(st.integers(1, 2))
-    width = draw(st.integers(2 if same_gates else 1, 4))
-    dag = mlp([inputs, width, 2 if kind == "cross_entropy" else outputs])
+    units = draw(st.integers(max(width[0], 2 if same_gates else 1), width[1]))
+    dag = mlp([inputs, units, 2 if kind == "cross_entropy" else outputs])
     generator = np.random.default_rng(draw(st.integers(0, 2**16)))
     n = 12 * (dag.num_params + 1)
     x = generator.integers(-60, 61, (n, inputs)).astype(np.float64)
-    dead = [int(v) for v in dag.hidden[: draw(st.integers(0, width - (2 if same_gates else 1)))]]
+    alive = 2 if same_gates else 1
+    dead = [int(v) for v in dag.hidden[: draw(st.integers(dead_units[0], min(dead_units[1], units - alive)))]]
     attempts = [_generic_theta(generator, dag, x, dead, same_gates) for _ in range(4)]
     if samples == "one":
         x, n = x[:1], 1
@@ -631,17 +638,17 @@ ATTAINED = Claim(
             "squared-loss", "the loss is squared error, not softmax cross-entropy", lambda i: i.kind != "cross_entropy"
         ),
     ),
-    instances=_generic_layer(),
+    instances=generic_layer(),
     check=check_attained,
     expected=Verdict.HOLDS,
     proof="Rank is lower semicontinuous, so on a fixed gate pattern one parameter vector with equality gives equality "
     "off a proper algebraic set. Two units with the same gates span the same features (found by a run of 750 instances). "
     "At zero residual each live unit adds a null direction (rescaling w, b, v); softmax adds h − k + 1 (moving all logits alike).",
     without={
-        "residual": _generic_layer(residual="zero"),
-        "samples": _generic_layer(samples="one"),
-        "distinct-gates": _generic_layer(same_gates=True),
-        "squared-loss": _generic_layer(kind="cross_entropy"),
+        "residual": generic_layer(residual="zero"),
+        "samples": generic_layer(samples="one"),
+        "distinct-gates": generic_layer(same_gates=True),
+        "squared-loss": generic_layer(kind="cross_entropy"),
     },
     mutants=(
         Mutant("less", "rank ≤ P − k(I+O+1) − 1", _attained_everywhere_but(-1)),
