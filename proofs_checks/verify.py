@@ -19,6 +19,8 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -131,7 +133,9 @@ def _rows(tasks: Sequence[tuple[str, str, str]], jobs: int, progress: Progress) 
         return
     waiting = list(tasks)
     while waiting:
-        pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_single_thread)
+        pool = ProcessPoolExecutor(
+            jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+        )
         try:
             futures = _submitted(pool, waiting)
             waiting = []
@@ -167,8 +171,16 @@ def _submitted(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _single_thread() -> None:
+def _start_worker(parent: int) -> None:
+    """One thread of linear algebra; and end with the parent: its kill would leave this process waiting for work for ever."""
     torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(claim_id: str, budget: str, seed: str) -> Row:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +129,55 @@ def test_results_are_never_overwritten(tmp_path: Path) -> None:
     first.mkdir()
     assert default_out_dir("quick", 0, tmp_path) != first
     assert default_out_dir("deep", 0, tmp_path) == default_out_dir("deep", 0, tmp_path)
+
+
+_PARENT = """
+import sys, time
+from pathlib import Path
+from proofs_checks import verify as module
+
+if __name__ == "__main__":
+    import tests.proofs_checks.test_verify as here
+    module._work = here._sleep
+    module.run(module.select(["spectral.constant-units", "spectral.gate-bound"]), "quick", 0, Path(sys.argv[1]), jobs=2)
+"""
+
+
+def _sleep(claim_id: str, budget: str, seed: str) -> Row:
+    Path(os.environ["LOP_TEST_PIDS"], str(os.getpid())).touch()
+    time.sleep(120)
+    return {}
+
+
+@pytest.mark.skipif(not hasattr(os, "getppid") or os.name == "nt", reason="process ids are looked up the POSIX way")
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT)
+    root = str(Path(module.__file__).resolve().parents[1])
+    environment = {**os.environ, "LOP_TEST_PIDS": str(pids), "PYTHONPATH": root}
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")], cwd=root, env=environment)
+    try:
+        _wait_for(lambda: len(list(pids.iterdir())) == 2, 90)
+        parent.kill()
+        parent.wait()
+        _wait_for(lambda: not any(_alive(int(p.name)) for p in pids.iterdir()), 30)
+    finally:
+        parent.kill()
+    assert not any(_alive(int(p.name)) for p in pids.iterdir())
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.2)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")  # a zombie has ended, whoever has not collected it
+    return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
