@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
+from experiments import datasets
 from lop_theory.activations import get_activation
 from lop_theory.architectures import init_params, mlp
 from lop_theory.dag import Dag
@@ -97,10 +98,8 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
     >>> tuple(x.shape), float(x.max()), classes[:4].tolist()
     ((1797, 64), 1.0, [0, 1, 2, 3])
     """
-    from sklearn.datasets import load_digits  # takes a second to import: only where it is needed
-
-    bunch = load_digits()
-    return torch.from_numpy(bunch.data / 16.0), torch.from_numpy(bunch.target).to(torch.int64)
+    images = datasets.digits()
+    return torch.from_numpy(images.x.reshape(IMAGES, PIXELS) / images.scale), torch.from_numpy(images.y)
 
 
 def task(seed: int, t: int) -> torch.Tensor:

@@ -354,8 +354,12 @@ def mlp_init(widths: Sequence[int], generator: Sequence[torch.Generator], dtype:
     return tuple(params)
 
 
-def mlp_forward(params: Params, x: Tensor, activation: str = "relu") -> LayerTrace:
+def mlp_forward(
+    params: Params, x: Tensor, activation: str = "relu", masks: Sequence[Tensor] | None = None
+) -> LayerTrace:
     """Forward pass of R layered nets on x [N, n_0] (the same for all) or [R, N, n_0].
+
+    ``masks`` multiply the hidden activations, [R, N, n_l] each (dropout).
 
     >>> mlp_forward((torch.ones(2, 1, 3), torch.zeros(2, 1)), torch.ones(5, 3)).output.shape
     torch.Size([2, 5, 1])
@@ -368,7 +372,7 @@ def mlp_forward(params: Params, x: Tensor, activation: str = "relu") -> LayerTra
         z = torch.baddbmm(params[k + 1].unsqueeze(1), h, params[k].mT)
         if k + 2 == len(params):
             return LayerTrace(tuple(z_all), tuple(h_all), z)
-        h = phi(z)
+        h = phi(z) if masks is None else phi(z) * masks[k // 2]
         z_all.append(z)
         h_all.append(h)
     raise ValueError(f"{len(params)} parameters: a layered net has (W_1, b_1, …, W_L, b_L) with L ≥ 1")
@@ -400,10 +404,12 @@ def mlp_context(
     step: int = 0,
     generator: tuple[torch.Generator, ...] = (),
     buffer: Tensor | None = None,
+    masks: Sequence[Tensor] | None = None,
 ) -> Context:
     """The context of one update of R layered nets on the minibatch (x, y).
 
-    ``buffer``: inputs of the regulariser's batch (default: x). The trace is that of ``params``, without a graph.
+    ``buffer``: inputs of the regulariser's batch (default: x). ``masks``: dropout, in loss and trace. The trace is that of
+    ``params``, without a graph.
 
     >>> ctx = mlp_context((torch.ones(2, 1, 3), torch.zeros(2, 1)), torch.ones(5, 3), torch.zeros(5, 1))
     >>> ctx.loss((torch.ones(2, 1, 3), torch.zeros(2, 1)))
@@ -411,9 +417,9 @@ def mlp_context(
     """
     held = x if buffer is None else buffer
     with torch.no_grad():
-        trace = mlp_forward(params, x, activation)
+        trace = mlp_forward(params, x, activation, masks)
     return Context(
-        loss=lambda p: mlp_loss(mlp_forward(p, x, activation).output, y, kind),
+        loss=lambda p: mlp_loss(mlp_forward(p, x, activation, masks).output, y, kind),
         features=lambda p: mlp_forward(p, held, activation).h,
         trace=trace,
         step=step,

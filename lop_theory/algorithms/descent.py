@@ -32,8 +32,8 @@ __all__ = ["VelocityState", "MomentState", "sgd", "momentum", "nesterov", "adam"
 
 
 def _subtract(params: Params, rate: Scalar, steps: Params) -> Params:
-    """θ − η s. ``steps`` may be overwritten nowhere: they can be the caller's gradients."""
-    return tuple(p - per_replica(rate, p) * s for p, s in zip(params, steps, strict=True))
+    """θ − η s, as (−η) s + θ, which rounds the same: one new tensor each, and ``steps`` may be the caller's gradients."""
+    return tuple((s * -per_replica(rate, p)).add_(p) for p, s in zip(params, steps, strict=True))
 
 
 def _cleared(tensors: Params, masks: Params) -> Params:
@@ -157,11 +157,11 @@ def _adam_step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     first, second = (per_replica(beta, p) for beta in betas)
     t = t + 1
-    m = m + (1 - first) * (g - m)
-    s = (second * s).add_((1 - second) * g * g)
+    m = (g - m).mul_(1 - first).add_(m)  # operations in place are on new tensors: memory traffic is what replicas cost
+    s = (second * s).add_((g * g).mul_(1 - second))
     rate = per_replica(lr, p) / _excess(betas[0], t, p)
     root = s.sqrt().div_(_excess(betas[1], t, p).sqrt_()).add_(per_replica(eps, p))
-    return p - (m / root).mul_(rate), m, s, t
+    return torch.div(m, root, out=root).mul_(-rate).add_(p), m, s, t
 
 
 def _moments(per_weight_count: bool) -> Any:

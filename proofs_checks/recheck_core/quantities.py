@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from proofs_checks.recheck_core.effective_rank import EFFECTIVE_RANK_QUANTITIES
 from proofs_checks.recheck_core.exact_rank import RankInterval, ball_rank, rational_rank
 from proofs_checks.recheck_core.forward import NUDGE, Forward, Trace, field_of
+from proofs_checks.recheck_core.gaussian import GAUSSIAN_QUANTITIES
+from proofs_checks.recheck_core.inertia import epsilon_rank
 from proofs_checks.recheck_core.jets import Jet
 from proofs_checks.recheck_core.network import Network, check_int, parse_numbers
-from proofs_checks.recheck_core.numbers import Number
+from proofs_checks.recheck_core.numbers import Number, WitnessError, parse_rational
+from proofs_checks.recheck_core.smoothed_density import SMOOTHED_QUANTITIES
 
 
 @dataclass
@@ -71,6 +75,13 @@ def _union_bound(point: Point) -> int:
 def _hessian_rank(point: Point) -> int | RankInterval:
     entries = point.loss(2).hessian
     return rational_rank(entries) if point.network.is_rational else ball_rank(entries)
+
+
+def _epsilon_rank(point: Point, args: Mapping[str, Any], place: str) -> int:
+    level = parse_rational(args["level"], f"{place}.level")
+    if level < 0:
+        raise WitnessError(f"{place}.level", args["level"], "a level must not be negative", "give a rational >= 0")
+    return epsilon_rank(point.loss(2).hessian, len(point.theta), level, field_of(point.network))
 
 
 def _unit_and_sample(point: Point, args: Mapping[str, Any], place: str, first: int) -> tuple[int, int]:
@@ -134,6 +145,7 @@ QUANTITIES: dict[str, tuple[tuple[str, ...], Quantity]] = {
     # name                  arguments                  computation
     "num_params": ((), lambda point, args, place: len(point.theta)),
     "hessian_rank": ((), lambda point, args, place: _hessian_rank(point)),
+    "epsilon_rank": (("level",), _epsilon_rank),
     "dead_units": ((), lambda point, args, place: len(_dead(point))),
     "dead_unit_bound": ((), lambda point, args, place: _additive_bound(point, _dead(point))),
     "dead_unit_bound_union": ((), lambda point, args, place: _union_bound(point)),
@@ -149,6 +161,9 @@ QUANTITIES: dict[str, tuple[tuple[str, ...], Quantity]] = {
     "bilinear_form": (("u", "v"), partial(_form, keys="uv")),
     "param_after": (("index",), _param),
     "form_after": (("coefficients",), _param_form),
+    **GAUSSIAN_QUANTITIES,
+    **SMOOTHED_QUANTITIES,
+    **EFFECTIVE_RANK_QUANTITIES,
 }
 """Every quantity also takes ``net``, and the training keys of :mod:`~proofs_checks.recheck_core.steps`: then it is
 evaluated at the parameters after training.  ``param_after`` and ``form_after`` require them."""

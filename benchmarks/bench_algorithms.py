@@ -1,0 +1,124 @@
+"""Algorithms: what 32 replicas cost beside one, and what the effective-rank penalty adds to a step.
+
+    python -m benchmarks.bench_algorithms [--threads T]
+
+One step is forward pass, gradient and update. Replicas share the overhead of the program and of each operation, so they are
+cheap while a single network is too small to fill the processor; from about 10⁶ numbers on memory traffic rules, and the
+ratio goes to 32. Tensors above 128 KB are returned to the system and fetched again by the C library of Linux: with
+MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 in the environment they are kept (up to twice as fast).
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.timing import medians, print_table, ratio, seconds  # first: it sets the number of threads
+from lop_theory.algorithms.base import Algorithm, Context, Params, generators, gradients, mlp_context, mlp_init
+from lop_theory.algorithms.continual_backprop import continual_backprop
+from lop_theory.algorithms.descent import adam, momentum, sgd
+from lop_theory.algorithms.perturbation import noisy_sgd, shrink_and_perturb
+from lop_theory.algorithms.regularizers import (
+    effective_rank_penalty,
+    l2,
+    l2_er,
+    l2_init,
+    spectral_regularization,
+    weight_clipping,
+)
+
+REPLICAS, STEPS = 32, 10
+
+MAKE: dict[str, Callable[[], Algorithm]] = {
+    "sgd": lambda: sgd(0.01),
+    "l2(sgd)": lambda: l2(sgd(0.01), 1e-4),
+    "momentum": lambda: momentum(0.01),
+    "adam": lambda: adam(1e-3),
+    "l2_init(adam)": lambda: l2_init(adam(1e-3), 1e-4),
+    "weight_clipping": lambda: weight_clipping(1.0),
+    "shrink_and_perturb, every 100": lambda: shrink_and_perturb(0.999, 1e-3, every=100),
+    "noisy_sgd": lambda: noisy_sgd(0.01),
+    "continual_backprop(sgd)": lambda: continual_backprop(sgd(0.01)),
+}
+
+
+def stepper(
+    make: Callable[[], Algorithm], widths: list[int], samples: int, replicas: int, dtype: torch.dtype, buffer: int = 0
+) -> Callable[[], None]:
+    """A function that trains for STEPS updates."""
+    source = generators(range(replicas))
+    rule, params = make(), mlp_init(widths, source, dtype)
+    state = rule.init(params)
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(replicas, samples, widths[0], generator=draw, dtype=dtype)
+    y = torch.randint(widths[-1], (replicas, samples), generator=draw)
+    held = torch.randn(replicas, buffer, widths[0], generator=draw, dtype=dtype) if buffer else None
+
+    def run() -> None:
+        theta: Params = params
+        memory = state
+        for step in range(STEPS):
+            ctx: Context = mlp_context(theta, x, y, "relu", "cross_entropy", step, source, held)
+            theta, memory = rule.update(theta, gradients(theta, ctx), memory, ctx)
+
+    return run
+
+
+def replicas(widths: list[int], samples: int, dtype: torch.dtype) -> None:
+    functions = {
+        (name, count): stepper(make, widths, samples, count, dtype)
+        for name, make in MAKE.items()
+        for count in (1, REPLICAS)
+    }
+    times = medians({f"{n} {c}": f for (n, c), f in functions.items()}, repetitions=7, budget=1.5)
+    rows = [
+        [
+            name,
+            seconds(times[f"{name} 1"] / STEPS),
+            seconds(times[f"{name} {REPLICAS}"] / STEPS),
+            ratio(times[f"{name} {REPLICAS}"] / times[f"{name} 1"]),
+        ]
+        for name in MAKE
+    ]
+    title = f"{REPLICAS} replicas beside one: {'-'.join(map(str, widths))}, minibatch {samples}, {dtype}"
+    print_table(title, ["algorithm", "one", f"{REPLICAS}", "ratio"], rows)
+
+
+def penalty() -> None:
+    widths, samples, buffer = [64, 100, 100, 10], 16, 100
+    base, name = stepper(lambda: sgd(0.01), widths, samples, 1, torch.float32), "sgd"
+    cases: dict[str, Callable[[], Algorithm]] = {
+        "effective_rank_penalty, every step": lambda: effective_rank_penalty(sgd(0.01), 1e-2),
+        "l2_er, one ascent in 10": lambda: l2_er(sgd(0.01), 1e-3, 1e-2, every=10),
+        "spectral_regularization": lambda: spectral_regularization(sgd(0.01), 1e-2),
+    }
+    functions = {name: base}
+    functions |= {n: stepper(make, widths, samples, 1, torch.float32, buffer) for n, make in cases.items()}
+    times = medians(functions, repetitions=5, budget=4.0)
+    rows = [[n, seconds(t / STEPS), ratio(t / times[name])] for n, t in times.items()]
+    title = f"Regularisers of the spectrum: {'-'.join(map(str, widths))}, minibatch {samples}, features [{buffer}, 100]"
+    print_table(title, ["algorithm", "step", "/ sgd"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of torch (times are CPU seconds of all threads)"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    kept = "kept" if "MALLOC_TRIM_THRESHOLD_" in os.environ else "returned to the system (see the docstring)"
+    print(f"large tensors are {kept}")
+    for widths, samples, dtype in (
+        ([64, 100, 10], 1, torch.float32),
+        ([64, 100, 10], 16, torch.float32),
+        ([64, 100, 100, 10], 1, torch.float32),
+        ([64, 100, 10], 1, torch.float64),
+    ):
+        replicas(widths, samples, dtype)
+    penalty()
+
+
+if __name__ == "__main__":
+    main()
