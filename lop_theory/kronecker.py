@@ -48,7 +48,7 @@ from lop_theory.arithmetic import RATIONALS, Arithmetic, Array, tensors
 from lop_theory.dag import FIRST_COMPUTED_BLOCK, Dag
 from lop_theory.forward import Pass, apply_activations, check_kinks, check_loss_kind, check_tensors, run_forward
 from lop_theory.gram import loss_factor
-from lop_theory.rank import effective_rank, exact_rank
+from lop_theory.rank import effective_rank, eigenvalues, exact_rank
 
 __all__ = [
     "LayerFactors",
@@ -160,7 +160,9 @@ def _root(ops: Arithmetic, run: Pass, kind: str, root: Any | None) -> Array:
     if ops is not RATIONALS:
         return loss_factor(run.output, kind)
     if kind != "mse_sum":
-        raise ValueError(f"the root of the Hessian of {kind!r} is not rational; give mse_sum, a rational root, or tensors")
+        raise ValueError(
+            f"the root of the Hessian of {kind!r} is not rational; give mse_sum, a rational root, or tensors"
+        )
     identity = ops.zeros((samples, outputs, outputs))
     identity[:, np.arange(outputs), np.arange(outputs)] = identity[:, 0, 0][:, None] + 1
     return identity
@@ -224,8 +226,6 @@ def kronecker_epsilon_rank(A: Any, G: Any, eps: float) -> int:
     >>> kronecker_epsilon_rank([[4.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [0.0, 0.25]], 1.5)    # 8, 2, 1, 1/4
     2
     """
-    from lop_theory.rank import eigenvalues
-
     if not (eps > 0 and np.isfinite(eps)):
         raise ValueError(f"eps = {eps}: an ε-rank needs a finite level > 0; for ε = 0 use kronecker_rank")
     alpha, beta = np.abs(eigenvalues(A)), np.sort(np.abs(eigenvalues(G)))
@@ -255,7 +255,9 @@ def block_diagonal_effective_rank(blocks: Sequence[Any]) -> float:
     """
     nuclear = np.array([np.linalg.norm(np.asarray(B, dtype=np.float64), "nuc") for B in blocks])
     if not nuclear.any():
-        raise ValueError(f"all {len(nuclear)} blocks are zero, so that p = σ/Σσ is 0/0: give at least one non-zero block")
+        raise ValueError(
+            f"all {len(nuclear)} blocks are zero, so that p = σ/Σσ is 0/0: give at least one non-zero block"
+        )
     share = nuclear / nuclear.sum()
     live = [(pi, B) for pi, B in zip(share, blocks, strict=True) if pi > 0]
     return float(np.exp(sum(pi * (np.log(effective_rank(B)) - np.log(pi)) for pi, B in live)))

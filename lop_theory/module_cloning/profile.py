@@ -127,7 +127,7 @@ class Profile:
         """
         if self.is_trivial or not values.numel():
             return 0.0
-        rows = values.detach().reshape(self.width, -1)
+        rows = values.detach().cpu().reshape(self.width, -1)
         where = self.index[:, None].expand_as(rows)
         blank = rows.new_zeros(self.base_width, rows.shape[1])
         high = blank.scatter_reduce(0, where, rows, "amax", include_self=False)

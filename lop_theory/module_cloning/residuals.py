@@ -41,7 +41,7 @@ def equitable_spreads(weight: Tensor, incoming: Profile, outgoing: Profile) -> t
     >>> equitable_spreads(torch.tensor([[1., 2.], [2., 1.]])[..., None], Profile((0, 0)), Profile((0, 0)))
     (0.0, 0.0, 1.0)
     """
-    w = weight.detach().to(torch.float64)
+    w = weight.detach().cpu().to(torch.float64)
     columns = torch.einsum("vut,ui->vit", w, incoming.one_hot)
     rows = torch.einsum("vut,vj->ujt", w, outgoing.one_hot)
     blocks = incoming.base_width * outgoing.index[:, None] + incoming.index[None, :]

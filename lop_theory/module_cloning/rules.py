@@ -27,14 +27,16 @@ from lop_theory.module_cloning.profile import (
 from lop_theory.module_cloning.residuals import BlockResiduals, equitable_spreads, irregular
 from lop_theory.vision import ClassToken, MeanTokens, PositionalEmbedding, TakeToken, ToTokens
 
-AXES = {"channels": "on dim 1", "last": "on the last dim"}
-
 
 class Rule(ABC):
     """How one kind of module is cloned and certified. Widths are those of the base in ``clone``, of the clone in ``check``."""
 
     takes_axis = "any"
     gives_axis = "any"
+
+    def axis(self, module: Any) -> str:
+        """Where the module expects its features: "channels", "last" or "any"."""
+        return self.takes_axis
 
     def takes(self, module: Any) -> int | None:
         """Number of features that the module fixes, or ``None`` if it takes any."""
@@ -58,6 +60,7 @@ class Rule(ABC):
 
 
 def name(module: nn.Module) -> str:
+    """The class of a module, for messages."""
     return type(module).__name__
 
 
@@ -102,7 +105,10 @@ class LinearRule(Rule):
     def clone(self, module: nn.Linear, wire: Wire, incoming: Profile, outgoing: Profile, exact: bool) -> nn.Module:
         weight = _gather(_gather(module.weight, outgoing), incoming, 1)
         assert weight is not None
-        tensors = {"weight": weight / incoming.copies[incoming.index].to(weight), "bias": _gather(module.bias, outgoing)}
+        tensors = {
+            "weight": weight / incoming.copies[incoming.index].to(weight),
+            "bias": _gather(module.bias, outgoing),
+        }
         return _rebuilt(module, tensors, in_features=incoming.width, out_features=outgoing.width)
 
     def check(self, module: nn.Linear, path: str, incoming: Profile, outgoing: Profile) -> list[BlockResiduals]:
@@ -136,12 +142,12 @@ class ConvRule(Rule):
         local = (incoming.index % own).reshape(groups, -1)  # [groups, width of a group]
         counts = torch.stack([torch.bincount(row, minlength=own) for row in local])
         group_of = outgoing.index // (module.out_channels // groups)
-        source = module.weight.detach()[outgoing.index]  # [out', own, taps …]
+        source = module.weight.detach().cpu()[outgoing.index]  # [out', own, taps …]
         taken = local[group_of]
         shape = (*taken.shape, *[1] * (source.dim() - 2))
         weight = source.gather(1, taken.reshape(shape).expand(*taken.shape, *source.shape[2:]))
         weight = weight / counts.gather(1, local)[group_of].reshape(shape).to(weight)
-        tensors = {"weight": weight, "bias": _gather(module.bias, outgoing)}
+        tensors = {"weight": weight.to(module.weight.device), "bias": _gather(module.bias, outgoing)}
         return _rebuilt(module, tensors, in_channels=incoming.width, out_channels=outgoing.width)
 
     def check(self, module: Any, path: str, incoming: Profile, outgoing: Profile) -> list[BlockResiduals]:
@@ -162,7 +168,7 @@ def dense_kernel(module: Any) -> tuple[Tensor, Tensor]:
     >>> dense_kernel(nn.Conv2d(4, 2, 1, groups=2))[1].tolist()
     [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]
     """
-    weight = module.weight.detach().to(torch.float64).flatten(2)
+    weight = module.weight.detach().cpu().to(torch.float64).flatten(2)
     out, own, taps = weight.shape
     dense, mask = weight.new_zeros(out, own * module.groups, taps), weight.new_zeros(out, own * module.groups)
     for v in range(out):
@@ -174,7 +180,7 @@ def dense_kernel(module: Any) -> tuple[Tensor, Tensor]:
 class EmbeddingRule(Rule):
     """Columns are repeated: the input is an index, so nothing is divided."""
 
-    gives_axis = "last"
+    takes_axis, gives_axis = "index", "last"
 
     def chooses(self, module: nn.Embedding) -> int:
         return module.embedding_dim
@@ -203,7 +209,7 @@ class FlattenRule(ElementwiseRule):
     """[B, C, …] → [B, C · positions]. The next module shows how many positions there are: cloning is aware of them."""
 
     def passes(self, wire: Wire) -> Wire:
-        return Wire(wire.profile, "last", wire.profile is not None and wire.axis == "channels" or wire.flat)
+        return Wire(wire.profile, "last", wire.flat or (wire.profile is not None and wire.axis == "channels"))
 
 
 class PReLURule(Rule):
@@ -231,8 +237,8 @@ class PerFeatureRule(Rule):
     def __init__(self, size: str, tensors: tuple[str, ...], dim: int = 0, axis: str = "any") -> None:
         self.size, self.tensors, self.dim, self.takes_axis = size, tensors, dim, axis
 
-    def takes(self, module: nn.Module) -> int:
-        return int(getattr(module, self.size) if self.size else getattr(module, "weight").shape[self.dim])
+    def takes(self, module: Any) -> int:
+        return int(getattr(module, self.size) if self.size else module.weight.shape[self.dim])
 
     def clone(self, module: Any, wire: Wire, incoming: Profile, outgoing: Profile, exact: bool) -> nn.Module:
         tensors = {key: _gather(getattr(module, key), incoming, self.dim) for key in self.tensors}
@@ -248,7 +254,8 @@ class PerFeatureRule(Rule):
 class LayerNormRule(Rule):
     """Statistics over all features: those of the base iff all blocks have one size. Clones stay equal in any case."""
 
-    takes_axis = "norm"  # the last dim, or dim 1 if channels and positions are normalised together
+    def axis(self, module: Any) -> str:
+        return "last" if len(module.normalized_shape) == 1 else "channels"  # channels and positions together
 
     def takes(self, module: Any) -> int:
         return int(module.normalized_shape[0])
@@ -302,7 +309,9 @@ class GroupNormRule(Rule):
         text = "" if split is None else f"block {split} is split over groups with different members"
         if module.weight is None:
             return [BlockResiduals(path, name(module), violations=(text,) if text else ())]
-        return [_spread_row(f"{path}.{k}", name(module), getattr(module, k), incoming, text) for k in ("weight", "bias")]
+        return [
+            _spread_row(f"{path}.{k}", name(module), getattr(module, k), incoming, text) for k in ("weight", "bias")
+        ]
 
 
 # -- dropout ---------------------------------------------------------------------------------------------------------
@@ -362,7 +371,9 @@ RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), ConvRule()),
     nn.Embedding: EmbeddingRule(),
     # elementwise
-    **dict.fromkeys((nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU), _ANYWHERE),
+    **dict.fromkeys(
+        (nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU), _ANYWHERE
+    ),
     **dict.fromkeys((nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.Hardswish, nn.Mish), _ANYWHERE),
     nn.PReLU: PReLURule(),
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d), _POOL),
