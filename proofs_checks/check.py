@@ -49,21 +49,23 @@ class Budget:
     instances: int
     searches: int  # for refutations that are expected: dropped assumptions, mutants, attainment
     shrink: bool
+    starts: int = 3  # searches for the smallest counterexample of a statement that fails
 
 
 BUDGETS = {
-    "quick": Budget("quick", 150, 600, True),
-    "full": Budget("full", 3_000, 5_000, True),
+    "quick": Budget("quick", 80, 600, True, starts=2),
+    "full": Budget("full", 1_500, 4_000, True),
     "deep": Budget("deep", 20_000, 20_000, True),
 }
 
 
 @dataclass
 class Search:
-    """What a search saw: how many instances, how many were undecided, how many attained the bound."""
+    """What a search saw: how many instances, how many of them undecided or vacuous, how many attained the bound."""
 
     seen: int = 0
     undecided: int = 0
+    vacuous: int = 0
     attained: int = 0
     found: Any = None
     evidence: Evidence | None = None
@@ -87,6 +89,7 @@ class Result:
     settled: str = "no"
     instances: int = 0
     undecided: int = 0
+    vacuous: int = 0
     assumptions: list[dict[str, Any]] = field(default_factory=list)
     attained: dict[str, Any] = field(default_factory=dict)
     mutants: dict[str, Any] = field(default_factory=lambda: {"tried": 0, "killed": 0, "rows": []})
@@ -149,6 +152,7 @@ def search(
         if counting:
             outcome.seen += 1
             outcome.undecided += evidence.verdict is Verdict.UNDECIDED
+            outcome.vacuous += evidence.vacuous
             outcome.attained += evidence.margin is not None and evidence.margin == 0
             counting = not hit
         return hit
@@ -178,7 +182,7 @@ def smallest(
     examples: int,
     seed: str,
     shrink: bool,
-    tries: int = 3,
+    starts: int = 3,
 ) -> Search:
     """A search that, once it has found something, looks again from other seeds and keeps the shortest witness.
 
@@ -188,7 +192,7 @@ def smallest(
     if first.evidence is None or not shrink or first.evidence.witness is None:
         return first
     best, size = first, _length(first.evidence)
-    for k in range(1, tries):
+    for k in range(1, starts):
         other = search(strategy, check, wanted, examples=examples, seed=f"{seed}:{k}", shrink=True)
         if other.evidence is not None and _length(other.evidence) < size:
             best, size = other, _length(other.evidence)
@@ -249,8 +253,9 @@ def _statement(claim: Claim, budget: Budget, seed: int | str, result: Result) ->
         examples=_examples(budget.instances, claim),
         seed=f"{seed}:{claim.id}:statement",
         shrink=budget.shrink,
+        starts=budget.starts,
     )
-    result.instances, result.undecided = outcome.seen, outcome.undecided
+    result.instances, result.undecided, result.vacuous = outcome.seen, outcome.undecided, outcome.vacuous
     result.attained = {"count": outcome.attained, "found": outcome.attained > 0}
     if outcome.evidence is not None:
         result.verdict = (Verdict.FAILS if universal else Verdict.HOLDS).value

@@ -89,6 +89,7 @@ Witness = dict[str, Any]  # the JSON document that proofs_checks/recheck.py re-c
 class Evidence:
     """What one instance says. ``margin`` = predicted − observed where that makes sense: 0 means the bound is attained.
 
+    ``vacuous``: the statement is trivial for this instance (a bound that counts nothing), so it says little for the claim.
     ``witness`` builds the re-checkable document of this evidence; it is called only for what is reported.
     """
 
@@ -98,6 +99,7 @@ class Evidence:
     margin: Any = None
     note: str = ""
     witness: Callable[[], Witness] | None = None
+    vacuous: bool = False
 
 
 Check = Callable[[Any], Evidence]

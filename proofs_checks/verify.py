@@ -209,6 +209,7 @@ def _merged(old: Row | None, new: Row, rounds: int) -> Row:
         "rounds": rounds,
         "instances": old["instances"] + new["instances"],
         "undecided": old["undecided"] + new["undecided"],
+        "vacuous": old["vacuous"] + new["vacuous"],
         "seconds": round(old["seconds"] + new["seconds"], 3),
     }
 

@@ -58,7 +58,9 @@ def compare(rank: Rank, bound: int, text: str, instance: Instance, right: dict[s
     if rank.lower > bound:
         return Evidence(Verdict.FAILS, rank.lower, bound, bound - rank.lower, note, document)
     if rank.upper <= bound:
-        return Evidence(Verdict.HOLDS, rank.upper, bound, bound - rank.upper, note)
+        return Evidence(
+            Verdict.HOLDS, rank.upper, bound, bound - rank.upper, note, vacuous=bound >= instance.dag.num_params
+        )
     return Evidence(Verdict.UNDECIDED, shown, bound, None, note)
 
 

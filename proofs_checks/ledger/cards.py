@@ -141,6 +141,8 @@ def _facts(row: Row) -> str:
     ]
     if row["undecided"]:
         facts.append(f"{row['undecided']:,} of them undecided")
+    if row["vacuous"]:
+        facts.append(f"{row['vacuous']:,} of them vacuous")
     facts += [f"settled: {row['settled']}", f"{row['seconds']:.1f} s", f"expected: {escape(row['expected'])}"]
     lines = [" · ".join(fact for fact in facts if fact)]
     if row["depends_on"]:

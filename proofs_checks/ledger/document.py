@@ -147,7 +147,15 @@ def _with_defaults(row: Mapping[str, Any]) -> Json:
         raise ValueError(f"ledger row {row.get('id', '(no id)')!r} lacks {missing}; pass what Result.row() returns")
     optional: Json = {
         **dict.fromkeys(("title", "kind", "statement", "proof", "quantifier", "note", "error", "repairs"), ""),
-        **{"scope": "–", "instances": 0, "undecided": 0, "seconds": 0.0, "witness": None, "counterexample": None},
+        **{
+            "scope": "–",
+            "instances": 0,
+            "undecided": 0,
+            "vacuous": 0,
+            "seconds": 0.0,
+            "witness": None,
+            "counterexample": None,
+        },
         **{"assumptions": [], "attained": {}, "certificates": [], "depends_on": []},
     }
     full = {**optional, **row}

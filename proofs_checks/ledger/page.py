@@ -14,7 +14,7 @@ from proofs_checks.ledger.document import STATUSES, write_whole
 from proofs_checks.ledger.drawing import graph_svg
 from proofs_checks.ledger.latex import to_html
 from proofs_checks.ledger.markup import link, table
-from proofs_checks.ledger.table import format_cell, summary_lines
+from proofs_checks.ledger.table import format_cell, idle_share, summary_lines
 
 Json = Mapping[str, Any]
 
@@ -84,6 +84,7 @@ _COLUMNS = (  # title, class, help
     ("evidence", "", "strength S0 … S5 and scope; → what is left if a claim it rests on is weaker"),
     ("settled", "", ""),
     ("instances", "num", "instances of the statement that were checked"),
+    ("idle", "num", "share of the instances that were undecided or for which the statement is trivial"),
     ("assumptions", "", "■ needed, □ not needed, ? unknown"),
     ("attained", "", "an instance with equality was found"),
     ("mutants", "num", "altered statements that were refuted"),
@@ -114,6 +115,7 @@ def _matrix_row(row: Json) -> str:
         (evidence_html(row), "", f"{row['effective_strength']} {row['strength']} {row['scope']}"),
         ("–" if row["settled"] == "no" else escape(row["settled"]), "", row["settled"]),
         (f"{row['instances']:,}", "num", row["instances"]),
+        (idle_share(row), "num", (row["undecided"] + row["vacuous"]) / max(row["instances"], 1)),
         (squares_html(row), "", len(row["assumptions"])),
         (attained, "", attained),
         (f"{mutants['killed']}/{mutants['tried']}", "num", mutants["killed"]),

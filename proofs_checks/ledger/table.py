@@ -40,6 +40,7 @@ ASCII = str.maketrans(
 
 LEGEND = (
     "assumptions: ■ needed, □ not needed, ? unknown · att.: some instance has equality · mut.: altered statements refuted",
+    "idle: share of the instances that were undecided, or for which the statement is trivial (a bound that counts nothing)",
     "evidence: strength and scope; →S0 … if it rests on a claim that is weaker, fails, or is not in this run",
 )
 
@@ -138,6 +139,16 @@ def assumption_squares(row: Row) -> str:
     return "".join(NEEDED.get(a["needed"], "?") for a in row["assumptions"])
 
 
+def idle_share(row: Row) -> str:
+    """Share of instances that say little: undecided, or vacuous.
+
+    >>> idle_share({"instances": 80, "undecided": 4, "vacuous": 6}), idle_share({"instances": 80, "undecided": 0, "vacuous": 0})
+    ('12 %', '0')
+    """
+    idle = row["undecided"] + row["vacuous"]
+    return f"{100 * idle / row['instances']:.0f} %" if idle and row["instances"] else "0"
+
+
 def verdict_text(row: Row) -> str:
     """Shape, verdict, and ``≠`` if it is not the expected one."""
     shape = VERDICTS.get(row["verdict"], ("?", ""))[0]
@@ -168,11 +179,12 @@ def _columns(rows: list[Row], width: int) -> list[Column]:
         Column("verdict", 13, False, True, verdict_text),
         Column("evidence", max(8, evidence), False, True, evidence_badge),
         Column("settled", 7, False, False, lambda row: "–" if row["settled"] == "no" else row["settled"]),
-        Column("inst.", 6, True, False, lambda row: str(row["instances"])),
+        Column("inst.", 5, True, False, lambda row: str(row["instances"])),
+        Column("idle", 4, True, False, idle_share),
         Column("assum.", max(6, squares), False, True, assumption_squares),
         Column("att.", 4, False, False, lambda row: "✔" if row["attained"].get("found") else "–"),
-        Column("mut.", 5, True, True, lambda row: f"{row['mutants']['killed']}/{row['mutants']['tried']}"),
-        Column("s", 6, True, False, lambda row: f"{row['seconds']:.1f}"),
+        Column("mut.", 4, True, True, lambda row: f"{row['mutants']['killed']}/{row['mutants']['tried']}"),
+        Column("s", 5, True, False, lambda row: f"{row['seconds']:.1f}"),
     ]
     if width < WIDE:
         columns = [c for c in columns if c.always]
