@@ -41,6 +41,10 @@ from proofs_checks.claim import (
 from proofs_checks.recheck import recheck
 
 
+class NotConfirmed(AssertionError):
+    """The independent checker does not confirm a witness."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """How many instances each part may look at."""
@@ -50,10 +54,11 @@ class Budget:
     searches: int  # for refutations that are expected: dropped assumptions, mutants, attainment
     shrink: bool
     starts: int = 3  # searches for the smallest counterexample of a statement that fails
+    shrink_mutants: bool = True  # a mutant is dead with any refutation; a small one is only nicer to read
 
 
 BUDGETS = {
-    "quick": Budget("quick", 80, 600, True, starts=2),
+    "quick": Budget("quick", 80, 600, True, starts=2, shrink_mutants=False),
     "full": Budget("full", 1_500, 4_000, True),
     "deep": Budget("deep", 20_000, 20_000, True),
 }
@@ -286,7 +291,7 @@ def _confirmed(claim: Claim, evidence: Evidence, role: str, variant: str, result
     document = {**evidence.witness(), "claim": claim.id, "role": role, "variant": variant}
     outcome = recheck(document)
     if not outcome.confirmed:
-        raise AssertionError(
+        raise NotConfirmed(
             f"the independent checker does not confirm the {role} {variant} of {claim.id}: {outcome.explanation}"
         )
     result.witnesses[":".join(filter(None, (role, variant)))] = document
@@ -349,24 +354,30 @@ def _attained(claim: Claim, budget: Budget, seed: int | str, result: Result) -> 
 
 
 def _mutant(claim: Claim, mutant: Mutant, budget: Budget, seed: int | str, result: Result) -> None:
-    strategy = mutant.instances if mutant.instances is not None else claim.instances
-    outcome = search(
-        strategy,
-        mutant.check,
-        fails,
-        examples=_examples(budget.searches, claim),
-        seed=f"{seed}:{claim.id}:mutant:{mutant.name}",
-        shrink=budget.shrink,
-    )
-    killed = outcome.evidence is not None
+    def hunt(shrink: bool) -> Search:
+        return search(
+            mutant.instances if mutant.instances is not None else claim.instances,
+            mutant.check,
+            fails,
+            examples=_examples(budget.searches, claim),
+            seed=f"{seed}:{claim.id}:mutant:{mutant.name}",
+            shrink=shrink,
+        )
+
+    outcome = hunt(budget.shrink and budget.shrink_mutants)
     if outcome.evidence is not None:
-        _confirmed(claim, outcome.evidence, "mutant", mutant.name, result)
+        try:
+            _confirmed(claim, outcome.evidence, "mutant", mutant.name, result)
+        except NotConfirmed:  # too large for the independent checker: balls too wide
+            outcome = hunt(shrink=True)
+            assert outcome.evidence is not None
+            _confirmed(claim, outcome.evidence, "mutant", mutant.name, result)
+    killed = outcome.evidence is not None
     note = outcome.evidence.note if outcome.evidence is not None else ""
     result.mutants["tried"] += 1
     result.mutants["killed"] += killed
-    result.mutants["rows"].append(
-        {"name": mutant.name, "text": mutant.text, "killed": killed, "instances": outcome.seen, "note": note}
-    )
+    row = {"name": mutant.name, "text": mutant.text, "killed": killed, "instances": outcome.seen, "note": note}
+    result.mutants["rows"].append(row)
 
 
 def _replay(certificate: Certificate) -> dict[str, Any]:
