@@ -2,8 +2,10 @@
 
 Read the modules as a table of contents: ``activations``, ``dag``, ``architectures``, ``forward`` build and run networks;
 ``hessian``, ``exact``, ``module_hessian``, ``gram`` give their curvature; ``rank``, ``modular``, ``certified_rank`` count it;
-``gates``, ``bounds``, ``clone_formula`` predict it; ``partition``, ``manifolds``, ``cloned``, ``frozen``, ``stability`` hold the
-manifolds that trap gradient descent.
+``spectrum`` estimates its eigenvalue counts for nets of millions of parameters; ``gates``, ``bounds``, ``clone_formula`` predict
+the rank; ``kronecker``, ``linearized`` relate it to KFAC and to the tangent kernel. ``partition``, ``manifolds``, ``cloned``,
+``frozen``, ``stability`` hold the manifolds that trap gradient descent, and ``modules`` clones whole ``nn.Module`` trees;
+``rank_gain`` says what a nonlinearity does to correlations; ``algorithms`` is what is done against the loss of plasticity.
 
 >>> import torch
 >>> net = mlp([2, 3, 1])
@@ -13,7 +15,7 @@ manifolds that trap gradient descent.
 torch.Size([13, 13])
 """
 
-from lop_theory import bounds
+from lop_theory import algorithms, bounds
 from lop_theory.activations import Activation, KinkError, get_activation
 from lop_theory.architectures import from_module, init_params, mlp, random_dag, residual_mlp
 from lop_theory.certified_rank import CertifiedRank, certified_rank
@@ -38,10 +40,14 @@ from lop_theory.frozen import (
     saturated_units,
 )
 from lop_theory.gates import GatePattern, gate_pattern
+from lop_theory.gaussian_kernel import GaussianKernel, gaussian_kernel
 from lop_theory.gram import gauss_newton_epsilon_rank, gauss_newton_gram
 from lop_theory.hessian import gauss_newton, hessian, hvp, residual_hessian
+from lop_theory.kronecker import kfac_factors
+from lop_theory.linearized import Linearized, linearize
 from lop_theory.manifolds import AffineSubspace
 from lop_theory.module_hessian import module_gauss_newton, module_hessian
+from lop_theory.modules import certify, clone_module
 from lop_theory.partition import UnitPartition, biregular, block_constant, column_equitable, quotient, row_equitable
 from lop_theory.rank import (
     effective_rank,
@@ -55,6 +61,8 @@ from lop_theory.rank import (
     srank,
     stable_rank,
 )
+from lop_theory.rank_gain import correlation_matrix, kernel_matrix, majorizes, rank_gain
+from lop_theory.spectrum import Spectrum, estimate_spectrum, hessian_spectrum, published_normalized_epsilon_rank
 from lop_theory.stability import Stability, StabilityKind, classify_stability, normal_hessian_blocks
 
 __all__ = [
@@ -64,27 +72,35 @@ __all__ = [
     "CertifiedRank",
     "Dag",
     "GatePattern",
+    "GaussianKernel",
     "KinkError",
+    "Linearized",
     "NotADagError",
+    "Spectrum",
     "Stability",
     "StabilityKind",
     "Trace",
     "UnitPartition",
+    "algorithms",
     "ball_hessian",
     "biregular",
     "block_constant",
     "bounds",
     "certified_rank",
+    "certify",
     "classify_stability",
     "clone",
+    "clone_module",
     "cloned_leaf",
     "cloned_manifold",
     "cloned_rank",
     "cloned_rank_formula",
     "column_equitable",
+    "correlation_matrix",
     "dead_units",
     "effective_rank",
     "epsilon_rank",
+    "estimate_spectrum",
     "evaluate",
     "exact_gauss_newton",
     "exact_gradient",
@@ -97,13 +113,19 @@ __all__ = [
     "gauss_newton",
     "gauss_newton_epsilon_rank",
     "gauss_newton_gram",
+    "gaussian_kernel",
     "get_activation",
     "gradient",
     "hessian",
+    "hessian_spectrum",
     "hvp",
     "inertia",
     "init_params",
+    "kernel_matrix",
+    "kfac_factors",
+    "linearize",
     "loss",
+    "majorizes",
     "margin_persists",
     "mlp",
     "modular_rank",
@@ -114,8 +136,10 @@ __all__ = [
     "numerically_dead_units",
     "participation_ratio",
     "persistence_certificate",
+    "published_normalized_epsilon_rank",
     "quotient",
     "random_dag",
+    "rank_gain",
     "rank_is_decided",
     "redistribute",
     "residual_hessian",

@@ -40,6 +40,7 @@ details.card:target { outline: 3px solid #f0c000; }
 .witness { border: 1px solid var(--line); border-radius: 5px; padding: .5rem .8rem; margin: .6rem 0; }
 .nets { display: flex; flex-wrap: wrap; gap: .6rem 2rem; align-items: flex-start; } figure { margin: 0; max-width: 100%; }
 figcaption { color: var(--soft); font-size: .87rem; } svg { max-width: 100%; height: auto; }
+.wide svg.graph { max-width: none; }
 table.data td, table.data th { padding: .1rem .5rem; text-align: right; font-variant-numeric: tabular-nums; }
 svg text { font-family: system-ui, "DejaVu Sans", sans-serif; }
 .net .edge { fill: none; stroke: #56606b; stroke-width: 1.4; } .net .edge.zero { stroke-dasharray: 1 4; stroke-linecap: round; }

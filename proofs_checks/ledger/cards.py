@@ -205,7 +205,7 @@ def _refutation(row: Row, entry: Row, role: str, title: str) -> str:
         document = _read(path)
     if document is None:
         return ""
-    return f"<details><summary>smallest counterexample {escape(title)}</summary>{witness_html(document, path or '')}</details>"
+    return f"<details><summary>counterexample {escape(title)}</summary>{witness_html(document, path or '')}</details>"
 
 
 def _read(path: str) -> Document | None:
