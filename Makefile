@@ -30,7 +30,7 @@ verify: $(RUN_STAMP)
 	$(BIN)/lop verify $(ARGS)
 
 test: check
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --benchmark-disable $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --benchmark-disable $(ARGS)
 
 check: $(DEV_STAMP)
 	$(BIN)/ruff format --check .

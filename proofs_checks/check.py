@@ -251,11 +251,12 @@ def _statement(claim: Claim, budget: Budget, seed: int | str, result: Result) ->
     """Universal: look for a refutation. Existential: look for an instance that holds."""
     universal = claim.quantifier == "for all"
     wanted = fails if universal else (lambda evidence: evidence.verdict is Verdict.HOLDS)
+    effort = budget.searches if claim.expected is Verdict.FAILS else budget.instances  # a refutation ends the search
     outcome = smallest(
         _checked(claim),
         claim.check,
         wanted,
-        examples=_examples(budget.instances, claim),
+        examples=_examples(effort, claim),
         seed=f"{seed}:{claim.id}:statement",
         shrink=budget.shrink,
         starts=budget.starts,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import networkx as nx
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -39,9 +41,18 @@ WANTED = (
     "spectral.necessity",
     "ranks.chain",
 )
-_SMALL = Budget("test", instances=40, searches=400, shrink=True)
+_SMALL = Budget("test", instances=40, searches=400, shrink=True, starts=1, shrink_mutants=False)
 _RESULTS: dict[str, Result] = {}
-_EACH = pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
+
+
+def _each(claims: Sequence[Claim]) -> pytest.MarkDecorator:
+    """One test per claim; all tests of a claim run in one worker, which verifies it once."""
+    return pytest.mark.parametrize(
+        "claim", [pytest.param(c, id=c.id, marks=pytest.mark.xdist_group(c.id)) for c in claims]
+    )
+
+
+_EACH = _each(CLAIMS)
 
 
 def _result(claim: Claim) -> Result:
@@ -100,7 +111,7 @@ def test_every_mutant_dies(claim: Claim) -> None:
     assert [m["name"] for m in _result(claim).mutants["rows"] if not m["killed"]] == []
 
 
-@pytest.mark.parametrize("claim", [c for c in CLAIMS if c.attained is not None], ids=lambda c: c.id)
+@_each([c for c in CLAIMS if c.attained is not None])
 def test_bounds_are_attained(claim: Claim) -> None:
     assert _result(claim).attained["found"]
 
