@@ -6,11 +6,16 @@ One step is forward pass, gradient and update. Replicas share the overhead of th
 cheap while a single network is too small to fill the processor; from about 10⁶ numbers on memory traffic rules, and the
 ratio goes to 32. Tensors above 128 KB are returned to the system and fetched again by the C library of Linux: with
 MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 in the environment they are kept (up to twice as fast).
+
+With one thread times are CPU seconds: a bound on what a machine with more cores needs, and steady on a busy machine. With
+more threads they are seconds of the clock, which mean something on an idle machine only: threads wait for one another.
 """
 
 import argparse
 import os
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -65,13 +70,27 @@ def stepper(
     return run
 
 
+def clock_medians(functions: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+    """Median seconds of the clock of each function, called in turn after one unrecorded round."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for recorded in [False] + [True] * repetitions:
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if recorded:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
 def replicas(widths: list[int], samples: int, dtype: torch.dtype) -> None:
     functions = {
         (name, count): stepper(make, widths, samples, count, dtype)
         for name, make in MAKE.items()
         for count in (1, REPLICAS)
     }
-    times = medians({f"{n} {c}": f for (n, c), f in functions.items()}, repetitions=7, budget=1.5)
+    named = {f"{n} {c}": f for (n, c), f in functions.items()}
+    single = torch.get_num_threads() == 1
+    times = medians(named, repetitions=7, budget=1.5) if single else clock_medians(named, repetitions=7)
     rows = [
         [
             name,
@@ -81,7 +100,8 @@ def replicas(widths: list[int], samples: int, dtype: torch.dtype) -> None:
         ]
         for name in MAKE
     ]
-    title = f"{REPLICAS} replicas beside one: {'-'.join(map(str, widths))}, minibatch {samples}, {dtype}"
+    unit = "CPU time, 1 thread" if single else f"clock time, {torch.get_num_threads()} threads"
+    title = f"{REPLICAS} replicas beside one: {'-'.join(map(str, widths))}, minibatch {samples}, {dtype}, {unit}"
     print_table(title, ["algorithm", "one", f"{REPLICAS}", "ratio"], rows)
 
 
@@ -104,7 +124,7 @@ def penalty() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--threads", type=int, default=1, help="threads of torch (times are CPU seconds of all threads)"
+        "--threads", type=int, default=1, help="threads of torch (1: CPU seconds; more: seconds of the clock)"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -114,10 +134,12 @@ def main() -> None:
         ([64, 100, 10], 1, torch.float32),
         ([64, 100, 10], 16, torch.float32),
         ([64, 100, 100, 10], 1, torch.float32),
+        ([64, 100, 100, 10], 16, torch.float32),
         ([64, 100, 10], 1, torch.float64),
     ):
         replicas(widths, samples, dtype)
-    penalty()
+    if arguments.threads == 1:
+        penalty()
 
 
 if __name__ == "__main__":

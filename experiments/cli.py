@@ -1,4 +1,4 @@
-"""The command ``lop``: verify the claims, list them, show one, re-check a witness.
+"""The command ``lop``: verify the claims, list them, show one, re-check a witness; train on a stream and print its results.
 
 Nothing heavy is imported until a command needs it; ``lop recheck`` never loads torch nor the code that found the witness.
 Every error of the user is one line on stderr and exit status 2.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from experiments.errors import Failure
+from experiments.run_cli import add_commands
 
 BUDGETS = ("quick", "full", "deep")
 RESULTS = Path("results")
@@ -74,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="lop", description="The theory of loss of plasticity as claims that check themselves.", allow_abbrev=False
+        prog="lop",
+        description="The theory of loss of plasticity as claims that check themselves, and the training runs it speaks about.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"lop {_version()}")
     parser.set_defaults(command=_no_command)
@@ -104,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     recheck.add_argument(
         "witnesses", nargs="+", type=Path, metavar="WITNESS", help="a witness file, or a folder of them"
     )
+    add_commands(commands)
     return parser
 
 

@@ -359,7 +359,8 @@ def mlp_forward(
 ) -> LayerTrace:
     """Forward pass of R layered nets on x [N, n_0] (the same for all) or [R, N, n_0].
 
-    ``masks`` multiply the hidden activations, [R, N, n_l] each (dropout).
+    ``masks`` multiply the hidden activations, [R, N, n_l] each (dropout). The products are W hᵀ, not h Wᵀ, so that the
+    gradient δᵀ h of W has the memory layout of W: otherwise every update of W, of a velocity or of a moment reads across it.
 
     >>> mlp_forward((torch.ones(2, 1, 3), torch.zeros(2, 1)), torch.ones(5, 3)).output.shape
     torch.Size([2, 5, 1])
@@ -369,7 +370,7 @@ def mlp_forward(
     z_all: list[Tensor] = []
     h_all: list[Tensor] = []
     for k in range(0, len(params), 2):
-        z = torch.baddbmm(params[k + 1].unsqueeze(1), h, params[k].mT)
+        z = torch.baddbmm(params[k + 1].unsqueeze(2), params[k], h.mT).mT
         if k + 2 == len(params):
             return LayerTrace(tuple(z_all), tuple(h_all), z)
         h = phi(z) if masks is None else phi(z) * masks[k // 2]

@@ -158,9 +158,10 @@ def _adam_step(
     first, second = (per_replica(beta, p) for beta in betas)
     t = t + 1
     m = (g - m).mul_(1 - first).add_(m)  # operations in place are on new tensors: memory traffic is what replicas cost
-    s = (second * s).add_((g * g).mul_(1 - second))
+    scratch = (g * g).mul_(1 - second)
+    s = (second * s).add_(scratch)
     rate = per_replica(lr, p) / _excess(betas[0], t, p)
-    root = s.sqrt().div_(_excess(betas[1], t, p).sqrt_()).add_(per_replica(eps, p))
+    root = torch.sqrt(s, out=scratch).div_(_excess(betas[1], t, p).sqrt_()).add_(per_replica(eps, p))
     return torch.div(m, root, out=root).mul_(-rate).add_(p), m, s, t
 
 

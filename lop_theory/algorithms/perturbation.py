@@ -66,7 +66,8 @@ def gradient_noise(optimizer: Algorithm, scale: Scalar, decay: Scalar = 1.0, rel
         if relative == "norm":
             length = per_replica(xi.flatten(1).norm(dim=1), xi)
             size = size / length.where(length > 0, torch.ones_like(length))
-        return g + (per_replica(scale, g) * per_replica(decay, g) ** step) * size * xi
+        factor = (per_replica(scale, g) * per_replica(decay, g) ** step) * size
+        return xi.mul_(factor).add_(g)  # in place: xi was drawn for this
 
     def update(params: Params, grads: Params, state: InnerState, ctx: Context) -> tuple[Params, InnerState]:
         draws = normal_like(grads, ctx.generator)

@@ -30,6 +30,7 @@ from proofs_checks.claims import (
     regularizer_steps,
     regularizers,
     residual_part,
+    rounding,
     spectral_bracket,
     spectral_estimators,
     spectral_limits,
@@ -81,4 +82,5 @@ CLAIMS: tuple[Claim, ...] = (
     *cbp_published.CLAIMS,
     *unit_resets.CLAIMS,
     *beyond.CLAIMS,
+    *rounding.CLAIMS,
 )
