@@ -85,11 +85,12 @@ def exact_gradient(dag: Dag, theta: Any, x: Any, y: Any, kind: str = "mse_sum") 
     """
     theta, x, y = _read(dag, theta, x, y, kind)
     value = _integer_pass(dag, theta, x, y)
-    if value is not None and _gradient_bound(dag, value) < EXACT_FLOAT:
+    delta = {} if value is None else error_signals(FLOATS, dag, value.run, value.output_gradient)[1]
+    if value is not None and _gradient_bound(dag, value, delta) < EXACT_FLOAT:
         check_kinks(dag, value.run.z)
         out = np.zeros(dag.num_params)
         for tile in dag.tiles:
-            add_at(out, tile.index, value.delta[tile.target].T @ value.run.h[tile.source])
+            add_at(out, tile.index, delta[tile.target].T @ value.run.h[tile.source])
         result = rational_array(out)
     else:
         result = gradient(dag, rational_array(theta), rational_array(x), rational_array(y), "mse_sum", RATIONALS)
@@ -185,11 +186,13 @@ def _generic_hessian(
 
 @dataclass(frozen=True)
 class _IntegerPass:
-    """A forward and backward pass on integers, in float64: exact if ``peak``, a bound on every partial sum, is below 2⁵³."""
+    """A forward pass on integers, in float64: exact, and so will be its error signals, if ``peak`` is below 2⁵³.
+
+    ``peak`` bounds every partial sum of both.
+    """
 
     run: Pass
     output_gradient: Array
-    delta: dict[int, Array]
     slopes: dict[int, Array]
     peak: float
 
@@ -204,9 +207,8 @@ def _integer_pass(dag: Dag, theta: Array, x: Array, y: Array) -> _IntegerPass | 
     run = run_forward(FLOATS, dag, theta, x)
     output_gradient = run.output - y
     slopes = {b: apply_activations(FLOATS, dag, b, run.z[b], 1) for b in run.z}
-    _, delta = error_signals(FLOATS, dag, run, output_gradient)
     peak = _pass_bound(dag, run, slopes, output_gradient)
-    return _IntegerPass(run, output_gradient, delta, slopes, peak) if peak < EXACT_FLOAT else None
+    return _IntegerPass(run, output_gradient, slopes, peak) if peak < EXACT_FLOAT else None
 
 
 def _is_integral(dag: Dag) -> bool:
@@ -248,8 +250,8 @@ def _pass_bound(dag: Dag, run: Pass, slopes: dict[int, Array], output_gradient: 
     return max(*peaks, *delta.values())
 
 
-def _gradient_bound(dag: Dag, value: _IntegerPass) -> float:
-    largest = max(_peak(value.delta[t.target]) * _peak(value.run.h[t.source]) for t in dag.tiles)
+def _gradient_bound(dag: Dag, value: _IntegerPass, delta: dict[int, Array]) -> float:
+    largest = max(_peak(delta[t.target]) * _peak(value.run.h[t.source]) for t in dag.tiles)
     return len(value.output_gradient) * len(dag.param) * largest
 
 

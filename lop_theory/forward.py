@@ -128,7 +128,10 @@ def run_forward(ops: Arithmetic, dag: Dag, theta: Array, x: Array) -> Pass:
                 w = weights[k]
                 part = w.swapaxes(0, 1) if tile.source == CONSTANT_BLOCK else h[tile.source] @ w.swapaxes(0, 1)
                 total = part if total is None else total + part
-        z[b] = ops.reduce(total + ops.zeros((len(x), len(dag.blocks[b]))))  # broadcasts a bias-only block
+        assert total is not None  # every computed unit has an incoming edge
+        if len(total) != len(x):  # a block that only the constant feeds
+            total = total + ops.zeros((len(x), len(dag.blocks[b])))
+        z[b] = ops.reduce(total)
         h[b] = apply_activations(ops, dag, b, z[b], 0)
     parts = [h[b][:, rows] for b, rows, _ in dag.output_places]
     order = np.argsort(np.concatenate([columns for _, _, columns in dag.output_places]))

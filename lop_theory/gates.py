@@ -40,16 +40,21 @@ class GatePattern:
     """What is known about every (sample, unit) near θ. All arrays are [N, num_units].
 
     ``piece`` (int64): index of the linear piece; 0 for inputs, the constant and units without breakpoints.
-    ``open`` (bool): may the outputs depend on z of this unit (for inputs and the constant: on its value)?
+    ``flat`` (bool): is the unit inside a flat piece? ``open`` follows from it.
     ``static`` (bool): is h locally independent of θ? ``raw_value``: h where static, 0 elsewhere, as objects (``fmpq``) or,
     in integer problems, as whole numbers in float64; ``value`` is the same as ``fmpq``.
     """
 
     dag: Dag
     piece: np.ndarray
-    open: np.ndarray
+    flat: np.ndarray
     static: np.ndarray
     raw_value: np.ndarray
+
+    @cached_property
+    def open(self) -> np.ndarray:
+        """Boolean: may the outputs depend on z of this unit (for inputs and the constant: on its value)?"""
+        return _open(self.dag, self.flat)
 
     @cached_property
     def value(self) -> np.ndarray:
@@ -59,7 +64,7 @@ class GatePattern:
     @property
     def num_samples(self) -> int:
         """Rows of the pattern."""
-        return len(self.open)
+        return len(self.static)
 
     @cached_property
     def zero(self) -> np.ndarray:
@@ -118,7 +123,7 @@ def gate_pattern(dag: Dag, theta: Any, x: Any, pieces: np.ndarray | None = None)
             intercepts = rational_array(activation.intercepts)
             constant[:, units] = (intercepts.astype(float) if x.dtype == np.float64 else intercepts)[pieces[:, units]]
     static, value = _static(dag, x, flat, constant)
-    return GatePattern(dag, pieces, _open(dag, flat), static, value)
+    return GatePattern(dag, pieces, flat, static, value)
 
 
 def frozen_pattern(dag: Dag, units: np.ndarray, values: Any, keep_constant: bool) -> GatePattern:
@@ -138,7 +143,7 @@ def frozen_pattern(dag: Dag, units: np.ndarray, values: Any, keep_constant: bool
     static = flat.copy()
     if dag.has_constant and keep_constant:
         static[0, dag.num_inputs], value[0, dag.num_inputs] = True, flint.fmpq(1)
-    return GatePattern(dag, np.zeros(flat.shape, dtype=np.int64), _open(dag, flat), static, value)
+    return GatePattern(dag, np.zeros(flat.shape, dtype=np.int64), flat, static, value)
 
 
 # -- the exact forward pass --------------------------------------------------------------------------------------------

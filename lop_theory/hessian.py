@@ -22,6 +22,8 @@ in float64 and are exact if the same recursion on absolute values, which bounds 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -160,12 +162,11 @@ def assemble(ops: Arithmetic, dag: Dag, parts: Curvature, out: Array, residual: 
     """Formula (2) for any DAG, tying included: adds to ``out`` [P, P]. One pair of products per pair of blocks."""
     blocks = range(FIRST_COMPUTED_BLOCK, len(dag.blocks))
     sources = {b: _sources(ops, dag, parts, b) for b in blocks}
-    index = {b: np.concatenate([t.index for t in dag.tiles_into[b]], axis=1) for b in blocks}
     samples = len(parts.delta[blocks[0]])
     for b in blocks:
-        size, width = index[b].shape
+        size, width = len(dag.blocks[b]), sources[b].shape[1]
         for e in blocks[b - FIRST_COMPUTED_BLOCK :]:
-            size2, width2 = index[e].shape
+            size2, width2 = len(dag.blocks[e]), sources[e].shape[1]
             c = parts.push[b, e].swapaxes(1, 2).reshape(size * size2, samples)
             hh = (sources[b][:, :, None] * sources[e][:, None, :]).reshape(samples, width * width2)
             value = ops.reduce(c @ ops.reduce(hh)).reshape(size, size2, width, width2)
@@ -181,24 +182,42 @@ def assemble(ops: Arithmetic, dag: Dag, parts: Curvature, out: Array, residual: 
                     extra = ops.reduce(d @ ops.reduce(dh)).reshape(size, width2, size2, width)
                     value = ops.reduce(value + ops.permute(extra, (0, 2, 3, 1)))
             block = ops.permute(value, (0, 2, 1, 3)).reshape(size * width, size2 * width2)
-            _add_block(out, index[b].ravel(), index[e].ravel(), block, e == b, dag.is_tied)
+            _add_block(out, _trainable_edges(dag)[b], _trainable_edges(dag)[e], block, e == b, dag.is_tied)
     return ops.reduce(out)
 
 
-def _add_block(out: Array, rows: np.ndarray, columns: np.ndarray, block: Array, diagonal: bool, tied: bool) -> None:
-    keep_r, keep_c = np.flatnonzero(rows >= 0), np.flatnonzero(columns >= 0)
-    if len(keep_r) < len(rows) or len(keep_c) < len(columns):
-        block = block[keep_r][:, keep_c]
-    rows, columns = rows[keep_r], columns[keep_c]
+class _Edges(NamedTuple):
+    """The trainable entries of the tiles into a block: their places among all entries (``None``: all) and parameters."""
+
+    places: np.ndarray | None
+    params: np.ndarray
+
+
+@lru_cache(maxsize=64)  # a Dag is immutable and hashed by identity
+def _trainable_edges(dag: Dag) -> dict[int, _Edges]:
+    found = {}
+    for b in range(FIRST_COMPUTED_BLOCK, len(dag.blocks)):
+        index = np.concatenate([t.index for t in dag.tiles_into[b]], axis=1).ravel()
+        places = np.flatnonzero(index >= 0)
+        found[b] = _Edges(None if len(places) == len(index) else places, index[places])
+    return found
+
+
+def _add_block(out: Array, first: _Edges, second: _Edges, block: Array, diagonal: bool, tied: bool) -> None:
+    if first.places is not None:
+        block = block[first.places]
+    if second.places is not None:
+        block = block[:, second.places]
+    rows, columns = first.params, second.params
     if isinstance(out, np.ndarray):
         if tied:
-            np.add.at(out, np.ix_(rows, columns), block)
+            np.add.at(out, (rows[:, None], columns), block)
             if not diagonal:
-                np.add.at(out, np.ix_(columns, rows), block.T)
+                np.add.at(out, (columns[:, None], rows), block.T)
         else:
-            out[np.ix_(rows, columns)] += block
+            out[rows[:, None], columns] += block
             if not diagonal:
-                out[np.ix_(columns, rows)] += block.T
+                out[columns[:, None], rows] += block.T
         return
     r, c = torch.from_numpy(rows).to(out.device), torch.from_numpy(columns).to(out.device)
     out.index_put_((r[:, None], c[None, :]), block, accumulate=True)
