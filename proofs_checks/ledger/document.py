@@ -232,7 +232,7 @@ def provenance(seed: int | str, budget: str, command: str, **more: Any) -> Json:
         "budget": budget,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
         "platform": platform.platform(),
         "threads": _threads(),

@@ -104,7 +104,7 @@ TABLE = {
 
 @pytest.fixture(scope="module")
 def document():
-    return ledger.build(sample_rows(), {"command": "lop verify", "packages": {"torch": "1 & 2"}}, TABLE)
+    return ledger.build(sample_rows(), {"command": "lop verify", "versions": {"torch": "1 & 2"}}, TABLE)
 
 
 def by_id(document):
@@ -218,7 +218,7 @@ def test_inconsistent_ledgers_are_refused(rows, table, message):
 def test_provenance_names_versions_without_importing_anything_heavy():
     code = (
         "import sys; from proofs_checks.ledger import provenance; p = provenance(7, 'quick', 'lop verify', jobs=2);"
-        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; print(p['packages']['torch'], p['seed'], p['jobs'])"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; print(p['versions']['torch'], p['seed'], p['jobs'])"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
