@@ -116,7 +116,13 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     number = summary["claims"]
     lines = [f"{number} claim{'s' if number != 1 else ''}: " + " · ".join(parts)]
     unexpected = summary["unexpected"]
-    lines.append(f"≠ not as expected: {', '.join(unexpected)}" if unexpected else "every verdict is the expected one")
+    missing = summary.get("not run", 0)
+    every = (
+        f"every verdict that was reached is the expected one; {missing} not run"
+        if missing
+        else "every verdict is the expected one"
+    )
+    lines.append(f"≠ not as expected: {', '.join(unexpected)}" if unexpected else every)
     return lines
 
 
