@@ -21,6 +21,7 @@ from experiments.live import LIVE_CLAIMS, LiveConfig, LiveRow, live_document, li
 from experiments.permuted_labels import PermutedLabels
 from proofs_checks.claim import Claim
 from proofs_checks.ledger import build, print_table, provenance, write_html, write_json
+from proofs_checks.ledger.document import write_whole
 from proofs_checks.verify import default_out_dir, run
 
 Row = dict[str, Any]
@@ -100,16 +101,20 @@ def _trained(claims: Sequence[Claim], seed: int, report: ProgressReport) -> tupl
 
 
 def _write(ledger: Row, out: Path, options: argparse.Namespace) -> None:
-    targets: list[tuple[Callable[[Row, Path], None], Path]] = [
-        (write_json, out / "ledger.json"),
-        (write_html, out / "ledger.html"),
+    """Both forms into the results folder, then copies where asked: the page re-checks every witness, so it is made once."""
+    page, document = out / "ledger.html", out / "ledger.json"
+    steps: list[tuple[Path, Callable[[Path], None]]] = [
+        (document, lambda path: write_json(ledger, path)),
+        (page, lambda path: write_html(ledger, path)),
     ]
-    targets += [
-        (write, path) for write, path in ((write_json, options.json), (write_html, options.html)) if path is not None
-    ]
-    for write, path in targets:
+    for copy, original in ((options.json, document), (options.html, page)):
+        if copy is not None:
+            steps.append(
+                (copy, lambda path, original=original: write_whole(original.read_text(encoding="utf-8"), path))
+            )
+    for path, write in steps:
         try:
-            write(ledger, path)
+            write(path)
         except OSError as error:
             raise Failure(
                 f"{path} cannot be written: {error.strerror or error}; the rows are in {out / 'claims'}"

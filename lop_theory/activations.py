@@ -255,10 +255,6 @@ def _sym_sigmoid(t: sympy.Expr) -> sympy.Expr:
     return 1 / (1 + sympy.exp(-t))
 
 
-def _sech2(z: Any, tanh: Callable[[Any], Any]) -> Any:
-    return 1 - tanh(z) ** 2
-
-
 def _ball_sech2(z: arb) -> arb:
     return 1 / z.cosh() ** 2  # 1 - tanh^2 would cancel to a ball around 0 at large |z|
 

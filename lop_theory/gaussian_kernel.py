@@ -27,7 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from flint import arb, ctx, fmpq
@@ -46,18 +46,6 @@ __all__ = ["GaussianKernel", "gaussian_kernel", "CLOSED", "BITS"]
 
 BITS = 128
 SERIES_ORDER, CLOSED_ORDER = 40, 8  # with a closed form the weights are only looked at, not summed
-
-
-class _Functions(Protocol):
-    """The elementary functions that closed forms need, on floats or on balls."""
-
-    pi: Any
-
-    def sqrt(self, x: Any) -> Any: ...
-
-    def arcsin(self, x: Any) -> Any: ...
-
-    def sinh(self, x: Any) -> Any: ...
 
 
 class _OnArrays:

@@ -95,13 +95,8 @@ FLAT_AT_ZERO = Assumption("flat-at-zero", "its activation is identically 0 there
 UNTIED = Assumption("untied", "no weight is shared between edges", lambda i: not i.dag.is_tied)
 
 
-@st.composite
-def _one_dead_per_layer(draw: DrawFn, dag: Dag) -> list[int]:
-    return [int(draw(st.sampled_from(list(layer_units(dag, k))))) for k in range(1, dag.depth)]
-
-
 def _choose_one_per_layer(draw: DrawFn, dag: Dag) -> list[int]:
-    return draw(_one_dead_per_layer(dag))
+    return [int(draw(st.sampled_from(list(layer_units(dag, k))))) for k in range(1, dag.depth)]
 
 
 _MLPS = mlp_instances(widths((1, 3), 4), samples=(1, 8))
@@ -371,13 +366,13 @@ GATE_BOUND = Claim(
             "hidden-features",
             "ranks of hidden features for every later unit as well",
             _hidden_feature_ranks,
-            mlp_instances(widths((1, 2), 4), samples=(1, 8)),
+            _TWO_LAYERS,
         ),
         Mutant(
             "zero-weights",
             "paths through a zero weight count as closed",
             _closed_through_zero_weights,
-            mlp_instances(widths((1, 2), 4), samples=(1, 8)),
+            _TWO_LAYERS,
         ),
     ),
     depends_on=("spectral.dead-unit-bound.repaired",),
