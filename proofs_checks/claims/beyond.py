@@ -22,6 +22,7 @@ from lop_theory.partition import column_equitable, row_equitable
 from proofs_checks.claim import Assumption, Certificate, Claim, Evidence, Mutant, Scope, Source, Strength, Verdict
 from proofs_checks.claims.barriers_optimizers import off_block_constant, starts
 from proofs_checks.claims.barriers_trajectories import exact_gradient_at
+from proofs_checks.claims.optimizer_proofs import TRAPPING
 from proofs_checks.claims.rank_equality import generic_layer
 from proofs_checks.instances import (
     Instance,
@@ -257,6 +258,7 @@ TRAPPING_RULE = Claim(
         ),
         Mutant("any-rate", "each coordinate may have a rate of its own", _noisy),
     ),
+    certificates=(TRAPPING,),
     depends_on=("barriers.thm2.1.cloned.repaired",),
     cost=3.0,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lop_theory.arithmetic import rational_array
-from proofs_checks.claims import barriers_optimizers as rules
+from proofs_checks.claims import optimizer_rules as rules
+from proofs_checks.claims.optimizer_proofs import ANY, BLOCK, CONSTANT, EQUITABLE, prove_stays
 
 RATE, MOMENTUM, DECAY, EPS = 0.25, float(rules.MOMENTUM), float(rules.DECAY), float(rules.EPSILON)
 ALPHA, BETAS = float(rules.KEEP_SECOND), (float(rules.KEEP_FIRST), float(rules.KEEP_SECOND))
@@ -76,3 +78,37 @@ def test_floor_root_is_the_largest_below(value: Any) -> None:
     root, unit = rules._floor_root(q), fmpq(1, 1 << 30)
     assert root * root <= q < (root + unit) ** 2
     assert rules._floor_root(q * q) == q
+
+
+# -- proofs on classes of arrays -------------------------------------------------------------------------------------------
+
+MEMBERS = {
+    CONSTANT: np.full((2, 3), 2.0),
+    BLOCK: np.full((2, 3), 2.0),  # one block pair: the same as constant there
+    EQUITABLE: np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]),
+    ANY: np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 2.0]]),
+}
+
+
+def class_of(a: np.ndarray) -> Any:
+    """The class of one 2 × 3 block pair."""
+    if len(np.unique(a)) == 1:
+        return CONSTANT
+    return EQUITABLE if len(np.unique(a.sum(0))) == len(np.unique(a.sum(1))) == 1 else ANY
+
+
+@pytest.mark.parametrize("left", [CONSTANT, BLOCK, EQUITABLE, ANY])
+@pytest.mark.parametrize("right", [CONSTANT, BLOCK, EQUITABLE, ANY])
+def test_arithmetic_of_classes_holds_for_members(left: Any, right: Any) -> None:
+    a, b = MEMBERS[left], MEMBERS[right]
+    assert class_of(a + b) <= left + right
+    assert class_of(a * b) <= left * right
+    assert class_of(a / b) <= left / right
+    assert class_of(np.sqrt(a)) <= left.mapped()
+
+
+@pytest.mark.parametrize("rule", [r for r in rules.RULES if r.stays == "block"], ids=lambda r: r.name)
+def test_rules_that_stay_from_block_constant_starts_only_are_not_proved_for_more(rule: rules.Rule) -> None:
+    assert "θ block constant" in prove_stays(rule)
+    with pytest.raises(AssertionError, match="θ equitable → any"):
+        prove_stays(replace(rule, stays="equitable"))
