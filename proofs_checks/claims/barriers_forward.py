@@ -26,6 +26,7 @@ from proofs_checks.claims.barriers_cloning import (
     unequal_error_signals,
 )
 from proofs_checks.claims.barriers_graphs import block_networks, tangled_networks
+from proofs_checks.claims.barriers_proofs import FORWARD
 from proofs_checks.claims.barriers_trajectories import by_unit, exact_pass
 from proofs_checks.instances import Instance, assertion, network_document, quantity, witness
 
@@ -114,6 +115,7 @@ FORWARD_V2 = Claim(
             block_networks(),
         ),
     ),
+    certificates=(FORWARD,),
     repairs="barriers.thmA.2.forward.v1",
 )
 

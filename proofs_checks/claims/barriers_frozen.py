@@ -27,6 +27,7 @@ from lop_theory.forward import KinkError
 from lop_theory.frozen import persistence_certificate, saturated_units
 from proofs_checks.claim import Assumption, Claim, Evidence, Mutant, Source, Verdict
 from proofs_checks.claims.barriers_graphs import network
+from proofs_checks.claims.barriers_proofs import PERSISTENCE
 from proofs_checks.claims.barriers_trajectories import by_unit, exact_pass, states, training, trajectory
 from proofs_checks.instances import Instance, assertion, network_document, quantity, witness
 from proofs_checks.strategies import integers_array
@@ -400,6 +401,7 @@ FROZEN_REPAIRED = Claim(
             frozen_networks(("first",)).map(plain),
         ),
     ),
+    certificates=(PERSISTENCE,),
     depends_on=("barriers.def2.1",),
     repairs="barriers.thm2.1.frozen",
 )

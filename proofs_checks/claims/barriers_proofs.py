@@ -102,6 +102,68 @@ def prove_block_algebra() -> str:
     )
 
 
+def prove_forward() -> str:
+    """CE alone: z = Wᵀ h of a block-constant h is block constant, with the matrix C of the column sums."""
+    n, k = _sizes("n k")
+    p, w, c = MatrixSymbol("P", n, k), MatrixSymbol("W", n, n), MatrixSymbol("C", k, k)
+    h = MatrixSymbol("h", k, 1)
+    z = (p.T * w).subs(p.T * w, c * p.T).T.doit() * h
+    _check(z == p * c.T * h, "Wᵀ P h̃ = P Cᵀ h̃")
+    return (
+        "with PᵀW = C Pᵀ: Wᵀ P h̃ = P Cᵀ h̃ for any numbers of units and blocks, whatever the edges, also inside blocks. So if h is "
+        "equal in blocks, z is, and f(z) + x with one f per block and inputs equal in blocks is again. From h = 0 this "
+        "iteration reaches the forward pass after as many rounds as the DAG is deep, so by induction the pass is equal in blocks"
+    )
+
+
+def prove_lumped() -> str:
+    """Base weights C (column sums): h = P h̃, δ = P M⁻¹ δ̃ with M = PᵀP, and C moves by −η H̃ S D̃ M⁻¹ in a step."""
+    n, k = _sizes("n k")
+    p, w, e = MatrixSymbol("P", n, k), MatrixSymbol("W", n, n), MatrixSymbol("E", n, n)
+    r, c, s, m = (MatrixSymbol(name, k, k) for name in "RCSM")
+    d = MatrixSymbol("d", k, 1)  # δ̃
+    both = [(p.T * w * p).subs(p.T * w, c * p.T).doit(), (p.T * (w * p)).subs(w * p, p * r).doit()]
+    sums = [expression.subs(p.T * p, m) for expression in both]
+    _check(sums == [c * m, m * r], "Pᵀ W P = C M = M R")
+    # R = M⁻¹ C M, so W δ of δ = P M⁻¹ δ̃ is P M⁻¹ C δ̃: what the base network passes back, over the size of the block
+    pushed = (w * p).subs(w * p, p * r) * m.I * d
+    _check((pushed.subs(r, m.I * c * m)).doit() == p * m.I * c * d, "W P M⁻¹ δ̃ = P M⁻¹ C δ̃")
+    dh, dd = MatrixSymbol("D_h", n, n), MatrixSymbol("D_d", n, n)  # diag(P h̃), diag(P M⁻¹ δ̃)
+    h, delta = MatrixSymbol("H", k, k), MatrixSymbol("D", k, k)  # diag(h̃), diag(δ̃); diagonal matrices commute
+    step = p.T * dh * e * dd
+    for left, right in ((p.T * dh, h * p.T), (p.T * e, s * p.T), (p.T * dd, delta * m.I * p.T)):
+        step = step.subs(left, right).doit()
+    _check(step == h * s * delta * m.I * p.T, "column sums of the gradient")
+    return (
+        "PᵀW P = C M = M R with M = PᵀP, so R = M⁻¹ C M; W P M⁻¹ δ̃ = P M⁻¹ C δ̃: δ(v) = δ(ṽ)/|S_v|. The column sums of the "
+        "gradient diag(h) E diag(δ) are diag(h̃) S diag(δ̃) M⁻¹ with S_ij = |E_ij|/|S_j|: C_ij moves at the rate η |E_ij|/|S_j|² "
+        "times h̃_i δ̃_j, for any number of units and blocks; momentum adds multiples of such steps"
+    )
+
+
+def prove_persistence() -> str:
+    """F-a, F-c: |Σ w_i h_i| ≤ B Σ |w_i| term by term; F-b: every term ≤ 0. Then θ_in(v) and its buffer do not move."""
+    weight, slack, room = (
+        sympy.symbols("w", real=True),
+        sympy.Symbol("t", nonnegative=True),
+        sympy.Symbol("R", positive=True),
+    )
+    term = room * sympy.Abs(weight) - sympy.Abs(weight) * (room - slack)  # |h| = R − t
+    _check(bool(sympy.factor(term).is_nonnegative), "|w h| ≤ R |w| for |h| ≤ R")
+    down, up = sympy.Symbol("a", nonnegative=True), sympy.Symbol("h", nonnegative=True)
+    _check(bool((-down * up).is_nonpositive), "w h ≤ 0 for w ≤ 0 ≤ h")
+    margin = sympy.Symbol("m", positive=True)
+    _check(bool((-down * up - margin).is_negative), "z < 0 with a negative bias")
+    slope, signal, feature, momentum, rate, theta = sympy.symbols("s delta h_u mu eta theta")
+    buffer = momentum * 0 + slope * signal * feature
+    _check(buffer.subs(slope, 0) == 0 and (theta - rate * buffer).subs(slope, 0) == theta, "a step with f' = 0")
+    return (
+        "|w h| ≤ R|w| for |h| ≤ R and w h ≤ 0 for w ≤ 0 ≤ h hold term by term, so b ± R‖w‖₁ bounds z for any fan-in (F-a, F-c) and "
+        "b < 0 does under signs (F-b); F-d: z is the same function of the inputs for ever. With f'(z) = 0 on all data the "
+        "gradient of θ_in(v) and its buffer are 0 and θ_in(v) stays, so the certificate holds again: induction over the steps"
+    )
+
+
 _PROVED: dict[str, tuple[int, bool, int, tuple[Edge, ...], tuple[tuple[int, ...], ...]]] = {
     # text: inputs, bias, computed units, edges, blocks
     "1-{2}-{2}-1": (1, False, 5, ((0, 1), (0, 2), (1, 3), (2, 3), (1, 4), (2, 4), (3, 5), (4, 5)), ((1, 2), (3, 4))),
@@ -178,4 +240,17 @@ CLONED_STEP = Certificate(
     Strength.SYMBOLIC,
     Scope.LIST,
     prove_cloned_step,
+)
+FORWARD = Certificate(
+    "forward pass", "CE as a matrix equation of any size", Strength.SYMBOLIC, Scope.CLASS, prove_forward
+)
+LUMPED = Certificate(
+    "lumped dynamics", "RE, CE and one step in matrices of any size", Strength.SYMBOLIC, Scope.CLASS, prove_lumped
+)
+PERSISTENCE = Certificate(
+    "persistence",
+    "the inequalities of the certificates and one step",
+    Strength.SYMBOLIC,
+    Scope.CLASS,
+    prove_persistence,
 )

@@ -23,6 +23,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from lop_theory.rank import numerical_rank
 from proofs_checks.claim import Assumption, Certificate, Claim, Evidence, Mutant, Scope, Source, Strength, Verdict
 from proofs_checks.claims.normalised_net import NormalisedNet
+from proofs_checks.claims.rank_proofs import BATCH_STATISTICS
 from proofs_checks.instances import assertion, quantity, witness
 from proofs_checks.strategies import integers_array
 
@@ -293,6 +294,7 @@ BATCHNORM = Claim(
             "per-unit-three", "every unit has three null directions, dead or not", _batch_live_affine, _GENERIC_BATCH
         ),
     ),
+    certificates=(BATCH_STATISTICS,),
     depends_on=("spectral.dead-unit-bound.repaired",),
     cost=2,
 )
