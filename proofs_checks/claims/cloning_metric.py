@@ -9,6 +9,7 @@ from typing import Any
 from lop_theory.cloning_r2 import aggregate_clone_r2, clone_r2, published_clone_r2
 from lop_theory.modules import observe
 from proofs_checks.claim import Assumption, Claim, Evidence, Mutant, Source, Verdict
+from proofs_checks.claims import module_classes as classes
 from proofs_checks.claims import module_proofs as proofs
 from proofs_checks.claims import module_strategies as nets
 from proofs_checks.claims.module_cases import ModuleInstance, equal_clones, judged, largest_spread, loss_of
@@ -133,6 +134,7 @@ CLONING_R2_REPAIRED = Claim(
     ),
     repairs="barriers.cloning-r2",
     cost=2,
+    certificates=(classes.R2,),
 )
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lop_theory.modules import TiedDropout
 from proofs_checks.claim import Assumption, Claim, Evidence, Mutant, Source, Verdict
+from proofs_checks.claims import module_classes as classes
 from proofs_checks.claims import module_proofs as proofs
 from proofs_checks.claims import module_strategies as nets
 from proofs_checks.claims.module_cases import (
@@ -72,6 +73,7 @@ HEADS = Claim(
         Mutant("undivided", "W_o is copied without division", equals_base, nets.undivided_heads()),
         Mutant("own masks", "copied heads may have dropout masks of their own", equal_clones, nets.untied_maps()),
     ),
+    certificates=(classes.HEADS,),
     depends_on=("barriers.modules.linear",),
     cost=5,
 )
@@ -143,6 +145,7 @@ HEAD_DIM_CLONES = Claim(
         ),
         Mutant("any maps", "copied heads with masks of their own stay clones", stays_cloned, nets.untied_maps()),
     ),
+    certificates=(classes.HEAD_DIM_CLONES,),
     depends_on=("barriers.modules.linear",),
     cost=5,
 )
@@ -168,6 +171,7 @@ EMBEDDING = Claim(
         Mutant("divided", "columns are divided by the number of copies", equals_base, nets.token_nets(divided=True)),
         Mutant("positions", "positional vectors may differ within blocks", equal_clones, nets.parted_positions()),
     ),
+    certificates=(classes.EMBEDDING,),
     depends_on=("barriers.modules.linear",),
     cost=4,
 )
@@ -285,6 +289,7 @@ DROPOUT_REPAIRED = Claim(
         Mutant("independent", "masks may be independent", stays_cloned, nets.dropout_nets(tied=False)),
         Mutant("base", "… and the function is that of the base", equals_base, nets.dropout_nets(tied=False)),
     ),
+    certificates=(classes.DROPOUT,),
     depends_on=("barriers.modules.elementwise",),
     repairs="barriers.modules.dropout",
     cost=2,

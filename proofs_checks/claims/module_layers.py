@@ -10,6 +10,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from proofs_checks.claim import Assumption, Claim, Mutant, Source, Verdict
+from proofs_checks.claims import module_classes as classes
 from proofs_checks.claims import module_proofs as proofs
 from proofs_checks.claims import module_strategies as nets
 from proofs_checks.claims.barriers_proofs import BLOCK_ALGEBRA
@@ -132,6 +133,7 @@ ELEMENTWISE = Claim(
             "base of any branches", "… and the base function is kept", equals_base, nets.residual_nets(matching=False)
         ),
     ),
+    certificates=(classes.ELEMENTWISE,),
     depends_on=("barriers.modules.linear",),
     cost=3,
 )
@@ -167,6 +169,7 @@ BATCHNORM = Claim(
             nets.batch_nets(copied=("running_mean", "running_var")),
         ),
     ),
+    certificates=(classes.BATCHNORM,),
     depends_on=("barriers.modules.linear",),
     cost=3,
 )
@@ -208,6 +211,7 @@ LAYERNORM_CLONES = Claim(
         Mutant("base function", "the clone also computes the base", equals_base),
         Mutant("any affine", "γ may differ within a block", equal_clones, nets.parted_affine()),
     ),
+    certificates=(classes.LAYERNORM_CLONES,),
     depends_on=("barriers.modules.linear",),
     cost=3,
 )
@@ -274,6 +278,7 @@ GROUPNORM_REPAIRED = Claim(
         Mutant("any groups", "the groups may split blocks", equal_clones, nets.group_nets("split")),
         Mutant("any sizes", "aligned groups suffice for the base function", equals_base, nets.group_nets("unequal")),
     ),
+    certificates=(classes.GROUPNORM,),
     depends_on=("barriers.modules.layernorm.clones",),
     repairs="barriers.modules.groupnorm",
     cost=3,

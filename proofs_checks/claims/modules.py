@@ -12,6 +12,7 @@ from torch import nn
 
 from proofs_checks.claim import Assumption, Claim, Mutant, Source, Verdict
 from proofs_checks.claims import cloning_metric, module_attention, module_layers
+from proofs_checks.claims import module_classes as classes
 from proofs_checks.claims import module_strategies as nets
 from proofs_checks.claims.barriers_cloning import (
     BIREGULAR,
@@ -134,6 +135,7 @@ THEOREM_2_2 = Claim(
         Mutant("any wiring", "the profiles may differ in order", stays_cloned, nets.compositions(matching=False)),
         Mutant("base function", "the network computes the base", equals_base, nets.compositions(planted=True)),
     ),
+    certificates=(classes.COMPOSITION,),
     depends_on=("barriers.lemA.4.repaired", "barriers.modules.layernorm.clones"),
     cost=4,
 )
@@ -190,6 +192,7 @@ THEOREM_A3_REPAIRED = Claim(
             "any wiring", "the profiles may differ in order", equals_base, nets.compositions("equal", matching=False)
         ),
     ),
+    certificates=(classes.COMPOSITION,),
     depends_on=("barriers.thm2.2", "barriers.modules.layernorm.repaired"),
     repairs="barriers.thmA.3",
     cost=4,
