@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import sympy
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from lop_theory.architectures import mlp
 from lop_theory.clone_formula import ClonedRank, cloned_rank_formula
-from proofs_checks.claim import Assumption, Claim, Evidence, Mutant, Source, Verdict
+from proofs_checks.claim import Assumption, Certificate, Claim, Evidence, Mutant, Scope, Source, Strength, Verdict
 from proofs_checks.claims.spectral_rank import touching
 from proofs_checks.instances import Instance, Rank, assertion, hessian_rank, network_document, quantity, witness
 from proofs_checks.strategies import integers_array, odd_biases, widths
@@ -124,6 +125,36 @@ def _is_collinear(instance: Instance) -> bool:
     return True
 
 
+def prove_split() -> str:
+    """Σ_i (λ_i V + dv_i) φ(z + dz + β_i) to second order, dv_i = λ_i s + a_i, with Σ λ_i = 1, Σ λ_i β_i = 0, Σ a_i = 0.
+
+    The summand is a polynomial in λ_i, a_i, β_i; its coefficients are the same for all copies, so the sum over any number m of
+    copies replaces each of the few monomials that occur by its sum.
+    """
+    weight, a, beta, order = sympy.symbols("lambda a beta t")
+    v, s, dz, f0, f1, f2 = sympy.symbols("V s dz phi phi1 phi2")
+    first, second = sympy.symbols("S_ab S_lbb")  # Σ a_i β_i and Σ λ_i β_i²
+
+    def value(step: sympy.Expr) -> sympy.Expr:
+        return f0 + order * f1 * step + order**2 * f2 * step**2 / 2
+
+    def second_order(expression: sympy.Expr) -> sympy.Expr:
+        return sum(sympy.expand(expression).coeff(order, k) * order**k for k in range(3))
+
+    summand = second_order((weight * v + order * (weight * s + a)) * value(dz + beta))
+    sums = {(1, 0, 0): 1, (0, 1, 0): 0, (1, 0, 1): 0, (0, 1, 1): first, (1, 0, 2): second}
+    total = sum(c * sums[powers] for powers, c in sympy.Poly(summand, weight, a, beta).terms())
+    one_unit = second_order((v + order * s) * value(dz))
+    extra = sympy.expand(total - one_unit - order**2 * (f1 * first + v * f2 * second / 2))
+    if extra != 0:
+        raise AssertionError(f"the symbolic proof breaks: {extra} is left over")
+    return (
+        "what m copies add to a unit they feed is, to second order, what one unit with (V + s, z + dz) adds, plus "
+        "φ' Σ a_i β_i + ½ V φ'' Σ λ_i β_i², for every m: in the coordinates (dw, s; a, b) the Hessian is H_reduced ⊕ K, and a "
+        "change of coordinates keeps the rank. T = EᵀF is non-singular (Σ λ_i = 1), so φ'' = 0 gives 2 (m − 1) rank A"
+    )
+
+
 CLONES = Claim(
     id="clones.rank-formula",
     title="The Hessian rank of a network with cloned units",
@@ -142,6 +173,9 @@ CLONES = Claim(
     mutants=(
         Mutant("like-dead", "each copy costs I + O + 1, like a dead unit", _always_full_cost),
         Mutant("free", "copies cost no rank at all", _free_clones),
+    ),
+    certificates=(
+        Certificate("split", "second order, any number of copies", Strength.SYMBOLIC, Scope.CLASS, prove_split),
     ),
 )
 

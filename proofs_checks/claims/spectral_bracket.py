@@ -198,6 +198,17 @@ def _breakdown_at_distinct(p: Probed) -> Evidence:
     )
 
 
+def _prove_krylov() -> str:
+    """H^k v = H (H^{k−1} v) lies in the range of H for k ≥ 1: K(H, v) ⊂ span(v) + range H."""
+    size, k = sympy.symbols("P k", integer=True, positive=True)
+    h, v = sympy.MatrixSymbol("H", size, size), sympy.MatrixSymbol("v", size, 1)
+    if (h**k * v - h * (h ** (k - 1) * v)).doit() != sympy.ZeroMatrix(size, 1):
+        raise AssertionError("the symbolic proof breaks at H^k v = H (H^{k−1} v)")
+    return (
+        "H^k v = H (H^{k−1} v) for k ≥ 1: the Krylov space lies in span(v) + range H, of dimension rank H + 1 at most"
+    )
+
+
 BREAKDOWN = Claim(
     id="spectral.lanczos-breakdown",
     title="At rank r the Krylov space is exhausted after r + 1 steps",
@@ -219,6 +230,7 @@ BREAKDOWN = Claim(
             "distinct", "after one step for each distinct non-zero eigenvalue", _breakdown_at_distinct, unexhausted()
         ),
     ),
+    certificates=(Certificate("krylov", "any size", Strength.SYMBOLIC, Scope.CLASS, _prove_krylov),),
 )
 
 
