@@ -98,6 +98,37 @@ def correlation_matrix(entries: Any) -> np.ndarray:
     return out
 
 
+def _checked(C: Any) -> np.ndarray:
+    """C as an array [d, d]; float matrices are tested up to rounding, exact ones are made by :func:`correlation_matrix`.
+
+    >>> _checked(np.array([[1.0, 0.9, -0.9], [0.9, 1.0, 0.9], [-0.9, 0.9, 1.0]]))
+    Traceback (most recent call last):
+        ...
+    ValueError: the matrix has the eigenvalue -0.8, so it is not a correlation matrix; use a Gram matrix of unit vectors
+    """
+    array = np.asarray(C)
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or not array.size:
+        raise ValueError(f"a correlation matrix is square and not empty, got shape {array.shape}; pass C [d, d]")
+    if array.dtype == object:
+        return array
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError("a correlation matrix is finite, got an entry that is not; find its origin first")
+    off = float(np.abs(array.diagonal() - 1).max())
+    if off > 1e-9:
+        raise ValueError(
+            f"the diagonal of a correlation matrix is 1, got an entry off by {off:.3g}; divide by the variances"
+        )
+    if not np.allclose(array, array.T, atol=1e-9, rtol=0):
+        raise ValueError("a correlation matrix is symmetric, got one that is not; symmetrise the matrix")
+    least = float(np.linalg.eigvalsh(array)[0])
+    if least < -1e-9 * len(array):
+        raise ValueError(
+            f"the matrix has the eigenvalue {least:.6g}, so it is not a correlation matrix; use a Gram matrix of unit vectors"
+        )
+    return array
+
+
 def is_positive_semidefinite(rows: Any) -> bool:
     """Exactly: det(t + A) of a symmetric rational A has only real roots, all ≤ 0 iff no coefficient is negative.
 
@@ -119,6 +150,7 @@ def kernel_matrix(kernel: GaussianKernel, C: np.ndarray) -> np.ndarray:
     >>> kernel_matrix(gaussian_kernel("square"), correlation_matrix([[1, Fraction(1, 2)], [Fraction(1, 2), 1]])).tolist()
     [[1, 1/4], [1/4, 1]]
     """
+    C = _checked(C)
     if C.dtype != object:
         return np.asarray(kernel(C))
     out = np.empty(C.shape, dtype=object)
@@ -144,7 +176,8 @@ def rank_gain(kernel: GaussianKernel, C: np.ndarray) -> Any:
     >>> rank_gain(gaussian_kernel("relu"), opposite).str(6, radius=False)    # 2 / (1 + (π − 1)^−2)
     '1.64199'
     """
-    before, after = _frobenius2(C), _frobenius2(kernel_matrix(kernel, C))
+    image = kernel_matrix(kernel, C)
+    before, after = _frobenius2(np.asarray(C)), _frobenius2(image)
     return at_bits(lambda: before / after)
 
 
@@ -159,7 +192,7 @@ def gain_is_one(kernel: GaussianKernel, C: np.ndarray) -> bool:
     if kernel.is_linear:
         return True
     allowed = (0, 1, -1) if kernel.parity else (0, 1)
-    return all(r in allowed for (i, j), r in np.ndenumerate(C) if i != j)
+    return all(r in allowed for (i, j), r in np.ndenumerate(_checked(C)) if i != j)
 
 
 def decorrelation(C: np.ndarray) -> Any:
@@ -168,7 +201,7 @@ def decorrelation(C: np.ndarray) -> Any:
     >>> decorrelation(correlation_matrix([[1, Fraction(1, 2)], [Fraction(1, 2), 1]]))
     3/8
     """
-    squares = C * C
+    squares = _checked(C) ** 2
     return (squares * (1 - squares)).sum()
 
 

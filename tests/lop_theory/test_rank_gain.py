@@ -333,3 +333,21 @@ def test_bad_input_is_named():
         renyi_rank(np.zeros((2, 2)), 2)
     with pytest.raises(ValueError, match="more nodes"):
         gauss_hermite(np.tanh, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "matrix, rule",
+    [
+        (np.array([[1.0, 0.9, -0.9], [0.9, 1.0, 0.9], [-0.9, 0.9, 1.0]]), "the matrix has the eigenvalue -0.8"),
+        (np.array([[1.0, 2.0], [2.0, 1.0]]), "the matrix has the eigenvalue -1"),
+        (np.array([[2.0, 0.5], [0.5, 1.0]]), "the diagonal of a correlation matrix is 1"),
+        (np.array([[1.0, 0.5], [0.2, 1.0]]), "symmetric"),
+        (np.array([[1.0, np.nan], [np.nan, 1.0]]), "finite"),
+        (np.zeros((0, 0)), "square and not empty"),
+        (np.ones((2, 3)), "square and not empty"),
+    ],
+)
+def test_what_is_no_correlation_matrix_is_refused(matrix: np.ndarray, rule: str) -> None:
+    for use in (lambda C: rank_gain(gaussian_kernel("relu"), C), decorrelation):
+        with pytest.raises(ValueError, match=rule):
+            use(matrix)
