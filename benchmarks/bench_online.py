@@ -24,8 +24,8 @@ BASE = Online(steps=5_000_000)
 CASES = {
     "BP": BASE,
     "CBP": replace(BASE, algorithm="cbp"),
-    "CBP, published bit-flipping rule": replace(BASE, algorithm="cbp_published_bitflip"),
-    "BP, L2": replace(BASE, weight_decay=1e-4),
+    "CBP, published bit-flipping rule": replace(BASE, algorithm="cbp-published-bitflip"),
+    "BP, L2": replace(BASE, algorithm="l2", weight_decay=1e-4),
     "BP, tanh": replace(BASE, activation="tanh"),
     "BP, Adam": replace(BASE, optimizer="adam"),
     "BP, H = 50": replace(BASE, hidden=50),
@@ -52,7 +52,7 @@ def together(config: Online, seeds: int, examples: int):
     """A function that trains all seeds on ``examples`` further examples each."""
     which = np.arange(seeds)
     targets, state, rule = stream(config, which), initial_state(config, which), make_rule(config)
-    shape = (config.bits, config.slow, config.period, FLIPS.index(config.flip))
+    shape = (config.bits, config.slow, config.flip_period, FLIPS.index(config.flip))
     loss, done = np.zeros(seeds), 0
 
     def train() -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from experiments.errors import Failure
+from experiments.figure_cli import add_figure_command
 from experiments.run_cli import add_commands
+from experiments.sweep_cli import add_command as add_sweep
 
 BUDGETS = ("quick", "full", "deep")
 RESULTS = Path("results")
@@ -108,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
         "witnesses", nargs="+", type=Path, metavar="WITNESS", help="a witness file, or a folder of them"
     )
     add_commands(commands)
+    add_sweep(commands)
+    add_figure_command(commands)
     return parser
 
 

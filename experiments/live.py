@@ -7,8 +7,11 @@ are dyadic rationals: dead units, bounds and the rank interval are exact stateme
 The Hessian is that of the mean cross-entropy on the batch, and so are dead units and bounds: a unit that is dead on the
 batch may be alive on another image, which has its own column.
 
-The theorem on frozen units needs a rational gradient, which softmax does not have. It is judged on the same weights with the
-summed squared loss on a few of the images, for the dead units that have a persistence certificate: one step, exactly.
+The theorems on frozen and cloned units need a rational gradient, which softmax does not have. They are judged on the same weights
+with the summed squared loss on a few of the images, for the dead units that have a persistence certificate, or for the copies that
+a cloned start made: one step, exactly.
+
+:mod:`experiments.run_claims` judges the networks of ``lop run`` with the same functions.
 """
 
 from __future__ import annotations
@@ -17,19 +20,21 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from flint import fmpq
 
-from experiments.permuted_labels import CLASSES, Checkpoint, PermutedLabels, checkpoints
+from experiments.permuted_labels import Checkpoint, PermutedLabels, checkpoints
+from lop_theory.activations import KinkError
 from lop_theory.bounds import dead_unit_bound, dead_unit_bound_corrected, gate_bound
 from lop_theory.dag import Dag
 from lop_theory.forward import gradient
 from lop_theory.frozen import frozen_manifold, numerically_dead_units, persistence_certificate
 from lop_theory.gates import gate_pattern
 from lop_theory.hessian import hessian
+from lop_theory.partition import UnitPartition
 from lop_theory.rank import NumericalRank, numerical_rank, rank_is_decided
 from proofs_checks.claim import Claim, Verdict
 from proofs_checks.instances import Instance, hessian_rank
@@ -43,8 +48,25 @@ LIVE_CLAIMS = (
 """Claims that judge a live network, in the order of the columns that show their verdicts."""
 
 FROZEN_CLAIM = LIVE_CLAIMS[-1]
-FROZEN_IMAGES = 4
-FROZEN_RATE = fmpq(1, 64)
+CLONED_CLAIM = "barriers.thm2.1.cloned.repaired"
+NULLITY_CLAIM = "beyond.nullity-book.bound"
+FEW_IMAGES = 4
+RATE = fmpq(1, 64)
+
+
+class Network(Protocol):
+    """A network that is being trained, at some moment: parameters θ [P], inputs x [N, I], labels y [N], loss ``kind``."""
+
+    @property
+    def dag(self) -> Dag: ...
+    @property
+    def theta(self) -> torch.Tensor: ...
+    @property
+    def x(self) -> torch.Tensor: ...
+    @property
+    def y(self) -> torch.Tensor: ...
+    @property
+    def kind(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -123,7 +145,7 @@ def judge(point: Checkpoint, batch: int, claims: Sequence[Claim]) -> LiveRow:
     gates = gate_pattern(dag, theta, x)
     dead = gates.dead_units.tolist()
     live = Instance(dag, theta.numpy(), x.numpy(), y.numpy(), kind)
-    special = {FROZEN_CLAIM: frozen_instance(point, dead)}
+    special = {FROZEN_CLAIM: frozen_instance(point, dead) or NO_CERTIFICATE}
     rank = hessian_rank(live)
     slope = gradient(dag, theta, x, y, kind)
     normal = frozen_manifold(dag, theta, dead).normal_part(slope)
@@ -140,37 +162,78 @@ def judge(point: Checkpoint, batch: int, claims: Sequence[Claim]) -> LiveRow:
         upper=rank.upper,
         numerical=numerical_rank(hessian(dag, theta, x, y, kind)),
         residual=float(torch.as_tensor(normal).abs().max()),
-        verdicts=tuple(_verdict(claim, special.get(claim.id, live), point.task) for claim in claims),
+        verdicts=tuple(judge_claim(claim, special.get(claim.id, live), point.task) for claim in claims),
     )
 
 
-def frozen_instance(point: Checkpoint, dead: Sequence[int]) -> Instance | None:
-    """The network with squared loss on a few images, and which dead units are certified to stay frozen; None if none is."""
-    x, y = point.x[:FROZEN_IMAGES], point.y[:FROZEN_IMAGES]
+def judge_network(
+    net: Network, claims: Sequence[Claim], task: int, partition: UnitPartition | None = None
+) -> tuple[LiveVerdict, ...]:
+    """What each of ``claims`` says of a network; ``partition``: of a net that started with cloned units, into its copies."""
+    live = Instance(net.dag, net.theta.numpy(), net.x.numpy(), net.y.numpy(), net.kind)
+    try:
+        special = _special(net, {claim.id for claim in claims}, partition)
+    except KinkError as error:  # the gates of this network are not defined
+        special = dict.fromkeys((claim.id for claim in claims), _kink(error))
+    return tuple(judge_claim(claim, special.get(claim.id, live), task) for claim in claims)
+
+
+NO_CERTIFICATE = "no dead unit with a persistence certificate"
+
+
+def _special(net: Network, ids: set[str], partition: UnitPartition | None) -> dict[str, Instance | str]:
+    """The claims that need an instance of their own, with that, or with the reason why there is none."""
+    gates = gate_pattern(net.dag, net.theta, net.x)
+    special: dict[str, Instance | str] = {}
+    if FROZEN_CLAIM in ids:
+        special[FROZEN_CLAIM] = frozen_instance(net, gates.dead_units.tolist()) or NO_CERTIFICATE
+    if CLONED_CLAIM in ids:
+        special[CLONED_CLAIM] = "no cloned units" if partition is None else cloned_instance(net, partition)
+    return special
+
+
+def _one_step(net: Network, **extra: Any) -> Instance:
+    """The network with squared loss on a few images and their labels as one-hot targets, and one step of gradient descent."""
+    x, y = net.x[:FEW_IMAGES], net.y[:FEW_IMAGES]
+    extra |= {"steps": 1, "rate": RATE}
+    targets = torch.nn.functional.one_hot(y, net.dag.num_outputs).to(net.x.dtype)
+    return Instance(net.dag, net.theta.numpy(), x.numpy(), targets.numpy(), "mse_sum", extra)
+
+
+def frozen_instance(net: Network, dead: Sequence[int]) -> Instance | None:
+    """One step, and which dead units are certified to stay frozen; None if none is."""
+    x = net.x[:FEW_IMAGES]
     box = float(x.abs().max())
-    found = {u: persistence_certificate(point.dag, point.theta, u, box, samples=x) for u in dead}
+    found = {u: persistence_certificate(net.dag, net.theta, u, box, samples=x) for u in dead}
     frozen = tuple(u for u, certificate in found.items() if certificate is not None and certificate.strict)
-    if not frozen:
-        return None
-    targets = torch.nn.functional.one_hot(y, CLASSES).to(x.dtype)
-    extra = {"frozen": frozen, "box": box, "steps": 1, "rate": FROZEN_RATE}
-    return Instance(point.dag, point.theta.numpy(), x.numpy(), targets.numpy(), "mse_sum", extra)
+    return _one_step(net, frozen=frozen, box=box) if frozen else None
 
 
-def _verdict(claim: Claim, instance: Instance | None, task: int) -> LiveVerdict:
-    """One claim on one network. What it raises becomes the error of this verdict; the others still run."""
+def cloned_instance(net: Network, partition: UnitPartition) -> Instance:
+    """One step of a network whose units are in the blocks of ``partition``. Whether they are still equitable, the claim asks."""
+    return _one_step(net, partition=partition)
+
+
+def judge_claim(claim: Claim, instance: Instance | str, task: int) -> LiveVerdict:
+    """One claim on one network, or on none for the given reason. What it raises becomes the error of this verdict."""
     about = partial(LiveVerdict, claim=claim.id, task=task, expected=claim.expected.value)
-    if instance is None:
-        return about(verdict=Verdict.NOT_RUN.value, applies="no dead unit with a persistence certificate")
+    if isinstance(instance, str):
+        return about(verdict=Verdict.NOT_RUN.value, applies=instance)
     try:
         broken = [a.name for a in claim.assumptions if not a.holds(instance)]
         if broken:
             return about(verdict=Verdict.NOT_RUN.value, applies=f"does not satisfy: {', '.join(broken)}")
         evidence = claim.check(instance)
+    except KinkError as error:
+        return about(verdict=Verdict.NOT_RUN.value, applies=_kink(error))
     except Exception as error:
         return about(verdict=Verdict.UNDECIDED.value, error=f"{type(error).__name__}: {error}")
     observed, predicted = ("" if value is None else str(value) for value in (evidence.observed, evidence.predicted))
     return about(verdict=evidence.verdict.value, observed=observed, predicted=predicted, note=evidence.note)
+
+
+def _kink(error: KinkError) -> str:
+    return f"on a kink: {str(error).split(';')[0]}"
 
 
 def _hidden_layers(dag: Dag) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """What a run on a stream of images is: one frozen record, checked when it is made, from which the command line is derived.
 
 Nothing heavy is imported here. What depends on the data (more classes than there are, maturity beyond the run) is checked by
-``experiments.run.prepare``, before anything trains.
+``experiments.run_program.prepare``, before anything trains.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ __all__ = ["DEFAULTS", "OPTIMIZERS", "Run", "add_options", "from_options", "run_
 
 OPTIMIZERS = {"sgd": 0.03, "momentum": 0.003, "adam": 0.003}  # with the default step size
 OWN_OPTIMIZER = {"momentum": "momentum", "adam": "adam"}  # algorithms that are an optimiser
-ACTIVATIONS = ("relu", "tanh", "sigmoid", "softplus", "identity")
+ACTIVATIONS = (
+    "relu", "leaky_relu", "relu6", "tanh", "hard_tanh", "sigmoid", "softplus", "silu", "gelu", "erf", "sin", "abs", "square",
+    "cube", "quadratic", "identity",
+)  # fmt: skip
 DTYPES = ("float32", "float64")
+DEVICES = ("cpu", "cuda")
+NORMS = ("none", "layer", "batch")
+PLAIN = ("cbp-published-spectral", "spectral", "weight-clipping")  # rules that do not know gains and shifts
 
 # The algorithms, with the hyper-parameters that each uses and their defaults. ``period`` 0 is a task. What they are is in
 # run_algorithms.py; all but bp, momentum and adam are put around (or behind) the optimiser.
@@ -85,8 +91,11 @@ class Run:
         None, int, "training examples that features are measured on (default: that of the protocol)"
     )
     hidden: tuple[int, ...] = _option((100, 100, 100), _widths, "widths of the hidden layers")
-    activation: str = _option("relu", str, f"one of {', '.join(ACTIVATIONS)}")
+    activation: str = _option("relu", str, f"one of {', '.join(ACTIVATIONS)}; leaky_relu:0.1 has slope 0.1")
+    norm: str = _option("none", str, "normalisation before each activation: none, layer or batch")
+    dropout: float = _option(0.0, float, "share of the hidden activations that is set to 0 while training")
     dtype: str = _option("float32", str, "float32 or float64")
+    device: str = _option("cpu", str, "cpu, or cuda: a GPU of this machine")
     optimizer: str | None = _option(None, str, f"one of {', '.join(OPTIMIZERS)} (default: sgd)")
     step_size: float | None = _option(None, float, "step size of the optimiser (default: .03 sgd, .003 momentum, adam)")
     weight_decay: float | None = _option(None, float, "l2, l2-init, l2-er: strength")
@@ -104,6 +113,11 @@ class Run:
     strength: float | None = _option(None, float, "spectral: strength")
     eps: float = _option(0.01, float, "level of the ε-rank of the second moments of the features")
     measure_every: int = _option(1, int, "tasks between two measurements of features and weights; 0: never")
+    curvature_every: int = _option(0, int, "tasks between two starts at which curvature is measured; 0: never")
+    curvature_examples: int = _option(100, int, "curvature, claims: at most so many examples of the probe")
+    curvature_eps: float = _option(0.01, float, "level of the ε-rank of the Hessian and of the Gauss-Newton matrix")
+    claims_every: int = _option(0, int, "tasks between two starts at which claims are judged; 0: never")
+    cloned: int = _option(1, int, "copies of every hidden unit that the run starts with; must divide all widths")
 
     def __post_init__(self) -> None:
         self._choose("algorithm", DEFAULTS)
@@ -120,20 +134,34 @@ class Run:
                 self._fill(name, used[name])
             self._need(name, name in used or getattr(self, name) is None,
                        f"algorithm {self.algorithm!r} does not use it: leave it out or choose another algorithm")  # fmt: skip
-        self._choose("activation", ACTIVATIONS)
+        if not self.activation.startswith("leaky_relu:"):  # its slope is read by prepare
+            self._choose("activation", ACTIVATIONS)
         self._choose("dtype", DTYPES)
-        for name in ("tasks", "seeds", "batch", "epochs", "examples", "probe", "er_every"):
+        self._choose("device", DEVICES)
+        self._check_norm()
+        for name in ("tasks", "seeds", "batch", "epochs", "examples", "probe", "er_every", "curvature_examples",
+                     "cloned"):  # fmt: skip
             self._number(name, lambda v: v >= 1, "it counts something and must be at least 1")
         self._number("seed", lambda v: 0 <= v < 2**63, "give a whole number from 0 to 2**63 - 1")
-        for name in ("step_size", "eps", "kappa"):
+        for name in ("step_size", "eps", "kappa", "curvature_eps"):
             self._number(name, lambda v: v > 0, "give a positive finite number")
         for name in ("weight_decay", "er_step_size", "noise", "shrink", "threshold", "strength", "maturity", "period",
-                     "measure_every"):  # fmt: skip
+                     "measure_every", "curvature_every", "claims_every"):  # fmt: skip
             self._number(name, lambda v: v >= 0, "give a finite number that is not negative")
-        for name in ("replacement_rate", "decay", "noise_decay"):
+        for name in ("replacement_rate", "decay", "noise_decay", "dropout"):
             self._number(name, lambda v: 0 <= v < 1, "give a number in [0, 1)")
         object.__setattr__(self, "hidden", tuple(self.hidden))
         self._need("hidden", len(self.hidden) > 0 and min(self.hidden) >= 1, "give one width of at least 1 per layer")
+        self._need("cloned", not any(width % self.cloned for width in self.hidden),
+                   f"it must divide the widths of the hidden layers, {_shown(self.hidden)}: give other widths")  # fmt: skip
+
+    def _check_norm(self) -> None:
+        self._choose("norm", NORMS)
+        if self.norm != "none":
+            self._need("norm", self.algorithm not in PLAIN,
+                       f"algorithm {self.algorithm!r} is defined without normalisation: choose another algorithm")  # fmt: skip
+            for name, off in (("curvature_every", 0), ("claims_every", 0), ("cloned", 1)):
+                self._need(name, getattr(self, name) == off, f"nets with normalisation have no such thing: give {off}")
 
     def _fill(self, name: str, default: Any) -> None:
         if getattr(self, name) is None:
@@ -156,7 +184,7 @@ class Run:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """One option per field of :class:`Run`, and the stream as positional argument; only what is given appears."""
-    parser.add_argument("stream", metavar="STREAM", help="permuted-images, random-labels, class-pairs, …")
+    parser.add_argument("stream", metavar="STREAM", help="permuted-images, random-labels, class-pairs, bit-flipping, …")
     for item in fields(Run):
         if item.metadata:
             text = item.metadata["help"] + (f" (default: {_shown(item.default)})" if item.default is not None else "")
@@ -180,13 +208,13 @@ def from_options(options: Mapping[str, Any]) -> Run:
     return Run(**{f.name: options[f.name] for f in fields(Run) if f.name in options})
 
 
-def as_json(config: Run) -> dict[str, Any]:
-    """The configuration as it is after a round trip through JSON."""
+def as_json(config: Any) -> dict[str, Any]:
+    """The configuration (this one, or that of an online stream) as it is after a round trip through JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return plain
 
 
-def run_name(config: Run) -> str:
+def run_name(config: Any) -> str:
     """The folder of a run: stream, algorithm and ten digits of a hash of the whole configuration.
 
     >>> run_name(Run(stream="permuted-images")) == run_name(Run(stream="permuted-images", algorithm="bp"))

@@ -21,6 +21,7 @@ Coupled weight decay (g + λ θ before the step) is :func:`~lop_theory.algorithm
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -31,9 +32,26 @@ from lop_theory.algorithms.base import Algorithm, Context, Params, Scalar, State
 __all__ = ["VelocityState", "MomentState", "sgd", "momentum", "nesterov", "adam", "adamw"]
 
 
+@cache
+def elementwise() -> Any:
+    """The compiled updates; loading them takes half a second, so that it waits for the first update."""
+    from lop_theory.algorithms import elementwise
+
+    return elementwise
+
+
+FEW = 16384  # numbers that fit the fastest memory: two operations of torch are as quick as one compiled
+
+
 def _subtract(params: Params, rate: Scalar, steps: Params) -> Params:
     """θ − η s, as (−η) s + θ, which rounds the same: one new tensor each, and ``steps`` may be the caller's gradients."""
-    return tuple((s * -per_replica(rate, p)).add_(p) for p, s in zip(params, steps, strict=True))
+
+    def row(p: Tensor, s: Tensor) -> Tensor:
+        if p.numel() > FEW and elementwise().applies(p, s):
+            return elementwise().subtract(p, s, rate)
+        return (s * -per_replica(rate, p)).add_(p)
+
+    return tuple(row(p, s) for p, s in zip(params, steps, strict=True))
 
 
 def _cleared(tensors: Params, masks: Params) -> Params:
@@ -155,8 +173,8 @@ def _excess(beta: Scalar, count: Tensor, like: Tensor) -> Tensor:
 def _adam_step(
     p: Tensor, g: Tensor, m: Tensor, s: Tensor, t: Tensor, lr: Scalar, betas: tuple[Scalar, Scalar], eps: Scalar
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    first, second = (per_replica(beta, p) for beta in betas)
     t = t + 1
+    first, second = (per_replica(beta, p) for beta in betas)
     m = (g - m).mul_(1 - first).add_(m)  # operations in place are on new tensors: memory traffic is what replicas cost
     scratch = (g * g).mul_(1 - second)
     s = (second * s).add_(scratch)
@@ -219,14 +237,17 @@ def _adam(
     check_scalar("beta2", betas[1], 0.0, 1.0)
     check_scalar("eps", eps)
     decays = isinstance(weight_decay, Tensor) or weight_decay > 0
+    compiled = cache(lambda: elementwise().AdamStep(lr, betas, eps))
+
+    def row(p: Tensor, g: Tensor, m: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if not per_weight_count and elementwise().applies(p, g, m, s):
+            return *compiled()(p, g, m, s, t + 1), t + 1
+        return _adam_step(p, g, m, s, t, lr, betas, eps)
 
     def update(params: Params, grads: Params, state: MomentState, ctx: Context) -> tuple[Params, MomentState]:
         if decays:
             params = tuple(p * (1 - per_replica(lr, p) * per_replica(weight_decay, p)) for p in params)
-        rows = [
-            _adam_step(p, g, m, s, t, lr, betas, eps)
-            for p, g, m, s, t in zip(params, grads, state.first, state.second, state.updates, strict=True)
-        ]
+        rows = [row(*each) for each in zip(params, grads, state.first, state.second, state.updates, strict=True)]
         new, first, second, updates = (tuple(column) for column in zip(*rows, strict=True))
         return new, MomentState(first, second, updates)
 

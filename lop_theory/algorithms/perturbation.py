@@ -33,6 +33,7 @@ from lop_theory.algorithms.base import (
     per_replica,
 )
 from lop_theory.algorithms.descent import momentum, sgd
+from lop_theory.algorithms.normalization import split_affine
 from lop_theory.algorithms.regularizers import InnerState
 
 __all__ = ["gradient_noise", "noisy_sgd", "initial_like", "shrink_and_perturb", "dropout_masks"]
@@ -95,17 +96,17 @@ def noisy_sgd(
 
 
 def initial_like(params: Params, generator: Sequence[torch.Generator]) -> Params:
-    """A fresh Kaiming-uniform draw (bound √(6 / fan-in); biases 0), replica r from ``generator[r]``: on a layered net what
-    :func:`~lop_theory.algorithms.base.mlp_init` draws from the same generators.
+    """A fresh Kaiming-uniform draw (bound √(6 / fan-in); biases 0, gains 1, shifts 0), replica r from ``generator[r]``: on a
+    layered net what :func:`~lop_theory.algorithms.base.mlp_init` draws from the same generators.
 
     >>> from lop_theory.algorithms.base import generators, mlp_init
     >>> params = mlp_init([3, 2, 1], generators([5]))
     >>> all(torch.equal(a, b) for a, b in zip(params, initial_like(params, generators([5]))))
     True
     """
-    fresh = []
-    for p in params:
-        new = torch.zeros_like(p)
+    fresh, first = [], len(split_affine(params)[0])
+    for k, p in enumerate(params):
+        new = torch.full_like(p, float(k >= first and k % 2 == 0))
         if p.ndim > 2:
             bound = math.sqrt(6 / p[0, 0].numel())
             for row, source in zip(new, generator, strict=True):

@@ -21,6 +21,7 @@ the function of the net unchanged where unit i was constant and equal to f̂_i.
 [R, n_l, n_{l−1}, kh, kw]; a unit of a convolution is an output channel. Its outgoing weights are read from
 W_{l+1} as [R, n_{l+1}, n_l, q]: q = 1 between dense layers, q = kh·kw into a convolution, and q = H·W where a dense layer
 follows a flattened map (PyTorch flattens channel by channel, so that channel i owns columns i q, …, i q + q − 1).
+Gains and shifts (γ_1, β_1, …) of a normalised net may stand behind the layers (``normalization``); new units have 1 and 0.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import torch
 from torch import Tensor
 
 from lop_theory.algorithms.base import Algorithm, Context, Params, Scalar, check_scalar, forget, per_replica
+from lop_theory.algorithms.normalization import split_affine
 
 __all__ = [
     "Bound",
@@ -92,6 +94,7 @@ def hidden_units(params: Params) -> tuple[int, ...]:
     >>> hidden_units((torch.zeros(2, 3, 5), torch.zeros(2, 3), torch.zeros(2, 1, 3), torch.zeros(2, 1)))
     (3,)
     """
+    params, affine = split_affine(params)
     shapes = [tuple(p.shape) for p in params]
     if len(params) % 2 or len(params) == 0:
         raise ValueError(
@@ -108,6 +111,11 @@ def hidden_units(params: Params) -> tuple[int, ...]:
                 f"layer {l // 2 + 2} has weights {shapes[l + 2]}, layer {l // 2 + 1} has {shapes[l][1]} units: the fan-in "
                 "must be a multiple of that number; check the order of the parameters"
             )
+    if affine and [p.shape for p in affine] != [b.shape for b in params[1:-2:2] for _ in ("gain", "shift")]:
+        raise ValueError(
+            f"parameters of shapes {[tuple(p.shape) for p in affine]} after the layers: only a gain and a shift [R, n] of each "
+            "hidden layer may stand there, see normalization.with_affine"
+        )
     return tuple(shape[1] for shape in shapes[0:-2:2])
 
 
@@ -118,14 +126,17 @@ def outgoing(params: Params, layer: int) -> Tensor:
 
 
 def touched(params: Params, masks: Sequence[Tensor]) -> Params:
-    """Which weights belong to the masked units (bool [R, n_l] per hidden layer): incoming, bias and outgoing.
+    """Which weights belong to the masked units (bool [R, n_l] per hidden layer): incoming, bias, outgoing, gain and shift.
 
     >>> params = (torch.zeros(1, 2, 1), torch.zeros(1, 2), torch.zeros(1, 1, 2), torch.zeros(1, 1))
     >>> [t.int().flatten().tolist() for t in touched(params, [torch.tensor([[True, False]])])]
     [[1, 0], [1, 0], [1, 0], [0]]
     """
     found = [torch.zeros_like(p, dtype=torch.bool) for p in params]
+    first = len(split_affine(params)[0])
     for layer, mask in enumerate(masks):
+        for k in range(first + 2 * layer, min(first + 2 * layer + 2, len(params))):
+            found[k] |= mask
         found[2 * layer] |= _rows(mask, params[2 * layer])
         found[2 * layer + 1] |= mask
         view = outgoing(tuple(found), layer)
@@ -181,10 +192,13 @@ def replace_units(
     >>> new[1].item(), new[2].item(), new[3].item()    # own bias, outgoing weight, next bias 1 + 3·2
     (0.0, 0.0, 7.0)
     """
-    new = list(params)
+    new, first = list(params), len(split_affine(params)[0])
     for layer, mask in enumerate(masks):
         if not bool(mask.any()):
             continue
+        if len(params) > first:
+            gain = first + 2 * layer
+            new[gain], new[gain + 1] = new[gain].masked_fill(mask, 1), new[gain + 1].masked_fill(mask, 0)
         view, columns = outgoing(tuple(new), layer), mask[:, None, :, None]
         if transfer is not None:
             given = torch.where(columns, view * transfer[layer][:, None, :, None], 0.0)
@@ -257,7 +271,7 @@ def redo(inner: Algorithm, threshold: Scalar = 0.025, period: int = 1000, bound:
 def layer_reset(
     inner: Algorithm, layers: Sequence[int] | None, period: int, bound: Bound = kaiming_bound, name: str = "layer_reset"
 ) -> Algorithm:
-    """New weights U(−b, b) and zero biases for the given layers after every ``period`` updates.
+    """New weights U(−b, b), zero biases and shifts, and gains 1 for the given layers after every ``period`` updates.
 
     Layer 0 is the first, −1 the last, ``None`` means all. If all layers start again, so does the optimiser
     (``inner.init``); else it forgets the replaced weights.
@@ -283,14 +297,17 @@ def layer_reset(
         params, after = inner.update(params, grads, state.inner, ctx)
         if (ctx.step + 1) % period:
             return params, ResetState(after)
-        selected, new = chosen(params), list(params)
+        selected, new, first = chosen(params), list(params), len(split_affine(params)[0])
         for layer in sorted(selected):
             weight, bias = params[2 * layer], params[2 * layer + 1]
             new[2 * layer] = fresh_rows(weight, torch.ones_like(bias, dtype=torch.bool), ctx.generator, bound)
             new[2 * layer + 1] = torch.zeros_like(bias)
-        if 2 * len(selected) == len(params):
+            for k in range(first + 2 * layer, min(first + 2 * layer + 2, len(params))):
+                new[k] = torch.full_like(params[k], 1 - k % 2)
+        if 2 * len(selected) == first:
             return tuple(new), ResetState(inner.init(tuple(new)))
-        masks = tuple(torch.full_like(p, k // 2 in selected, dtype=torch.bool) for k, p in enumerate(params))
+        layers_of = [(k if k < first else k - first) // 2 for k in range(len(params))]
+        masks = tuple(torch.full_like(p, l in selected, dtype=torch.bool) for l, p in zip(layers_of, params))
         return tuple(new), ResetState(forget(after, masks))
 
     return Algorithm(f"{name}({inner.name})", init, update)

@@ -23,6 +23,8 @@ from proofs_checks.claims import (
     matrix_optimizers,
     modules,
     noise_scale,
+    nullity_book,
+    nullity_exact,
     persistence_bound,
     rank_chain,
     rank_equality,
@@ -88,5 +90,7 @@ CLAIMS: tuple[Claim, ...] = (
     *cbp_published.CLAIMS,
     *unit_resets.CLAIMS,
     *beyond.CLAIMS,
+    *nullity_book.CLAIMS,
+    *nullity_exact.CLAIMS,
     *rounding.CLAIMS,
 )

@@ -1,4 +1,4 @@
-"""Beyond the papers: claims of ours. A curved manifold that traps, the rule for optimizers, exact nullity book-keeping."""
+"""Beyond the papers: claims of ours. A curved manifold that traps, and the rule for optimizers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from flint import fmpq
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from lop_theory import bounds
 from lop_theory.arithmetic import rational_array
-from lop_theory.clone_formula import cloned_rank_formula
-from lop_theory.cloned import clone, cloned_manifold
+from lop_theory.cloned import cloned_manifold
 from lop_theory.dag import Dag
 from lop_theory.exact import exact_gradient
 from lop_theory.partition import column_equitable, row_equitable
@@ -23,11 +21,9 @@ from proofs_checks.claim import Assumption, Certificate, Claim, Evidence, Mutant
 from proofs_checks.claims.barriers_optimizers import off_block_constant, starts
 from proofs_checks.claims.barriers_trajectories import exact_gradient_at
 from proofs_checks.claims.optimizer_proofs import TRAPPING
-from proofs_checks.claims.rank_equality import generic_layer
 from proofs_checks.instances import (
     Instance,
     assertion,
-    hessian_rank,
     network_document,
     number,
     quantity,
@@ -264,87 +260,4 @@ TRAPPING_RULE = Claim(
 )
 
 
-# -- nullity book-keeping --------------------------------------------------------------------------------------------------
-
-
-def predicted_rank(instance: Instance, base: Instance) -> int:
-    """Gate bound of the base network + what the clones add, 2 (m − 1) rank A: every null direction named by its cause."""
-    members = instance.extra["class"]
-    excess = cloned_rank_formula(instance.dag, instance.theta, instance.x, instance.y, instance.kind, [members]).excess
-    return bounds.gate_bound(base.dag, base.theta, base.x) + sum(excess)
-
-
-def _book(predict: Any) -> Any:
-    """Does the prediction meet the exact rank for one of the drawn parameter vectors (then for almost all)?"""
-
-    def check(instance: Instance) -> Evidence:
-        last = None
-        for theta in instance.extra["attempts"]:
-            base = replace(instance, theta=theta, y=instance.extra["targets"](theta))
-            copy = _cloned_last(base)
-            rank, predicted = hessian_rank(copy).lower, predict(copy, base)
-            if rank == predicted:
-                return Evidence(Verdict.HOLDS, rank, predicted, 0, f"rank {rank} = P − all named null directions")
-            last = last or (copy, rank, predicted)
-        assert last is not None
-        copy, rank, predicted = last
-        note = f"rank {rank}, book-keeping {predicted}, P = {copy.dag.num_params}"
-        differs = assertion(quantity("hessian_rank"), "!=", predicted)
-        net = {"net": network_document(copy)}
-        return Evidence(Verdict.FAILS, rank, predicted, None, note, lambda: witness(note, net, [differs]))
-
-    return check
-
-
-def _cloned_last(base: Instance) -> Instance:
-    """The last hidden unit twice, with half of its outgoing weights each."""
-    unit = int(base.dag.hidden[-1])
-    dag, theta, partition = clone(base.dag, list(base.theta), {unit: 2})
-    members = next(block for block in partition.blocks if len(block) == 2)
-    return replace(base, dag=dag, theta=np.asarray(theta, dtype=object), extra={**base.extra, "class": members})
-
-
-def _like_dead(instance: Instance, base: Instance) -> int:
-    return bounds.gate_bound(base.dag, base.theta, base.x)
-
-
-def _no_gates(instance: Instance, base: Instance) -> int:
-    return predicted_rank(instance, base) + base.dag.num_params - bounds.gate_bound(base.dag, base.theta, base.x)
-
-
-def _with_dead(draw: DrawFn) -> Instance:
-    return draw(generic_layer(width=(2, 3), dead_units=(1, 1)))
-
-
-NULLITY = Claim(
-    id="beyond.nullity",
-    title="The Hessian rank is exactly P minus the null directions that have a name",
-    source=Source("2509.22335", "v1", "Thm 6.2 and Barriers §2", "book-keeping of ours"),
-    kind="ours",
-    statement=r"one hidden ReLU layer with dead units and one unit twice, squared loss, generic residuals, many samples, "
-    r"distinct gates: "
-    r"rank(∇²L) = P − (dead and silent parameters) − (clones: I + O + 1 − 2 rank A), for almost all (θ, y)",
-    quantifier="for all",
-    assumptions=(
-        Assumption("residual", "the residuals are generic, not zero", lambda i: i.extra["residual"] == "generic"),
-        Assumption(
-            "distinct-gates", "no two live units are open on the same samples", lambda i: not i.extra["same_gates"]
-        ),
-    ),
-    instances=generic_layer(width=(1, 3)),
-    check=_book(predicted_rank),
-    expected=Verdict.HOLDS,
-    proof="The gate bound is attained generically (spectral.attained); the clones split off exactly (clones.rank-formula).",
-    without={
-        "residual": generic_layer(residual="zero", width=(1, 3)),
-        "distinct-gates": generic_layer(same_gates=True, width=(2, 3)),
-    },
-    mutants=(
-        Mutant("like-dead", "the copy costs all its parameters, I + O + 1", _book(_like_dead)),
-        Mutant("no-gates", "dead units are forgotten", _book(_no_gates), st.composite(_with_dead)()),
-    ),
-    depends_on=("spectral.attained", "clones.rank-formula"),
-    cost=4.0,
-)
-
-CLAIMS: Sequence[Claim] = (BALANCEDNESS, TRAPPING_RULE, NULLITY)
+CLAIMS: Sequence[Claim] = (BALANCEDNESS, TRAPPING_RULE)

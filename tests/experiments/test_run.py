@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,14 +18,15 @@ import torch
 from experiments.datasets import digits
 from experiments.errors import Failure
 from experiments.results import csv_text, read_run, read_runs
-from experiments.run import REASONS, _differentiate, _start, minibatches, prepare, run
+from experiments.run import REASONS, run
 from experiments.run_algorithms import ALGORITHMS
 from experiments.run_cli import add_commands
 from experiments.run_config import ACTIVATIONS, DEFAULTS, Run, add_options, from_options, run_name
-from experiments.run_metrics import measure_features, spectral_ranks
+from experiments.run_program import prepare
+from experiments.run_state import start
+from experiments.run_update import Batch, differentiate, minibatches
 from experiments.streams import open_streams
 from lop_theory.algorithms.base import gradients
-from lop_theory.rank import effective_rank, stable_rank
 
 SMALL = {"stream": "permuted-images", "examples": 160, "hidden": (12, 10), "tasks": 3}
 TIMES = ("seconds",)
@@ -115,10 +115,10 @@ def test_backprop_is_torchs_sgd_on_the_same_minibatches() -> None:
 def test_the_written_out_gradient_is_that_of_autograd(activation: str, stream: str) -> None:
     """Also with outputs that do not count."""
     program = prepare(Run(stream=stream, activation=activation, seeds=1, tasks=2, hidden=(7, 6), dtype="float64"))
-    learner, task = _start(program), program.streams[0].task(0)
+    learner, task = start(program), program.streams[0].task(0)
     learner.params = tuple(p + 0.1 for p in learner.params)
     x, y = next(minibatches([task], torch.float64))
-    now = _differentiate(program, learner, task, x, y, deque([x]))
+    now = differentiate(program, learner, Batch(task, x, y))
     for ours, expected in zip(now.grads, gradients(learner.params, now.context)):
         assert ours.is_contiguous()
         torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-13)
@@ -156,13 +156,13 @@ def test_kill_minus_9_and_the_same_command_gives_the_same_table(tmp_path: Path) 
     environment = {**os.environ, "PYTHONPATH": str(root)}
     process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     limit = time.monotonic() + 60
-    while len(list((tmp_path / "killed").glob("*/part-*"))) < 2 and time.monotonic() < limit:
+    while len(list((tmp_path / "killed").glob("*/rows-*"))) < 2 and time.monotonic() < limit:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     [held] = read_runs(tmp_path / "killed")
     assert 0 < held.tasks < 30
-    old = {path: path.read_bytes() for path in (tmp_path / "killed").glob("*/part-*")}
+    old = {path: path.read_bytes() for path in (tmp_path / "killed").glob("*/rows-*")}
     assert lop(*arguments, tmp_path / "killed") == 0
     assert lop(*arguments, tmp_path / "whole") == 0
     killed, whole = (csv_text(read_runs(tmp_path / name)) for name in ("killed", "whole"))
@@ -187,7 +187,7 @@ def test_runs_do_not_share_a_folder_and_damage_is_reported(tmp_path: Path) -> No
     with pytest.raises(Failure, match="another run"):
         next(run(small(tasks=2, seeds=1), tmp_path))
     assert run_name(small(tasks=1)) != run_name(small(tasks=2))
-    [part] = tmp_path.glob("part-*")
+    [part] = tmp_path.glob("rows-*")
     part.write_bytes(part.read_bytes()[:-3])
     with pytest.raises(Failure, match="damaged"):
         read_run(tmp_path)
@@ -211,7 +211,7 @@ def test_a_replica_that_diverges_ends_with_a_reason_and_the_others_go_on(
         spoilt.x[other.task(1).train.rows[other.task(1).order()[40]]] = np.nan
         return [streams[0], other, streams[2]]
 
-    monkeypatch.setattr("experiments.run.open_streams", open_spoilt)
+    monkeypatch.setattr("experiments.run_program.open_streams", open_spoilt)
     rows = list(run(config, tmp_path, save_every=1))
     for seed in (0, 2):
         for ours, expected in zip(table(rows, seed), table(healthy, seed)):
@@ -286,24 +286,6 @@ def test_more_classes_than_the_data_has_and_streams_of_other_kinds() -> None:
 
 
 # -- measurements ----------------------------------------------------------------------------------------------------------
-
-
-def test_spectral_ranks_against_the_definitions_of_the_library(generator: torch.Generator) -> None:
-    h = torch.randn(3, 9, 5, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 0.5, 0.1, 0.0, 1e-3])
-    effective, stable, counted = spectral_ranks(h.numpy(), eps=1e-4)
-    for r in range(3):
-        assert effective[r] == pytest.approx(effective_rank(h[r]), rel=1e-12)
-        assert stable[r] == pytest.approx(stable_rank(h[r]), rel=1e-12)
-        assert counted[r] == (torch.linalg.eigvalsh(h[r].T @ h[r] / 9) > 1e-4).sum()
-    assert [rank.tolist() for rank in spectral_ranks(np.zeros((1, 4, 3)), 0.1)] == [[0.0], [0.0], [0.0]]
-
-
-def test_fractions_count_units_of_all_layers() -> None:
-    dead_twin = torch.tensor([[[0.0, 1.0, 2.0], [0.0, 3.0, 6.0]]])  # of 3 units one is dead, one has a later twin
-    alive = torch.eye(2)[None]
-    values = measure_features((dead_twin, alive), eps=0.1)
-    assert values["dead_fraction"][0] == pytest.approx(1 / 5)
-    assert values["duplicate_fraction"][0] == pytest.approx(1 / 5)
 
 
 def test_measurements_can_be_rare_and_change_nothing_else() -> None:

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 MASK = 2**64 - 1
 TARGET, SLOW, FAST, INIT, RESET, PROBE = range(6)
-GAINS = {"relu": ("relu", None), "leaky_relu": ("leaky_relu", 0.01), "tanh": ("tanh", None), "elu": ("relu", None),
+GAINS = {"relu": ("relu", None), "leaky-relu": ("leaky_relu", 0.01), "tanh": ("tanh", None), "elu": ("relu", None),
          "swish": ("relu", None), "sigmoid": ("sigmoid", None), "linear": ("linear", None)}  # fmt: skip
-MODULES = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "elu": nn.ELU, "swish": nn.SiLU,
+MODULES = {"relu": nn.ReLU, "leaky-relu": nn.LeakyReLU, "tanh": nn.Tanh, "elu": nn.ELU, "swish": nn.SiLU,
            "sigmoid": nn.Sigmoid, "linear": nn.Identity}  # fmt: skip
 
 
@@ -63,13 +63,13 @@ def target_net(seed: int, bits: int, units: int, beta: float, sigma: int):
 
 def examples(config, seed: int, steps: int) -> tuple[Tensor, Tensor]:
     """Inputs [N, I] and targets [N, 1] of the first ``steps`` examples (float32; both are small whole numbers)."""
-    sigma = -1 if config.protocol == "bit-flipping" else 1
+    sigma = -1 if config.stream == "bit-flipping" else 1
     w, b, v, c, theta = target_net(seed, config.bits, config.target_units, config.beta, sigma)
     flips, fast = source(seed, SLOW), source(seed, FAST)
     slow = bits_of(flips.high(config.slow), config.slow)
     rows = []
     for t in range(steps):
-        if t > 0 and t % config.period == 0:
+        if t > 0 and t % config.flip_period == 0:
             if config.flip == "all":
                 slow = bits_of(flips.high(config.slow), config.slow)
             else:
@@ -78,7 +78,7 @@ def examples(config, seed: int, steps: int) -> tuple[Tensor, Tensor]:
         rows.append(slow + bits_of(fast.high(config.bits - config.slow), config.bits - config.slow))
     x = torch.tensor(rows)
     y = ((x @ w.T + b > theta).float() @ v + c).unsqueeze(1)
-    if config.protocol == "bit-flipping":
+    if config.stream == "bit-flipping":
         x = torch.cat([x, torch.ones(steps, 1)], dim=1)
     return x, y
 
@@ -92,7 +92,7 @@ class Net(nn.Module):
 
     def __init__(self, config, seed: int) -> None:
         super().__init__()
-        inputs = config.bits + (config.protocol == "bit-flipping")
+        inputs = config.bits + (config.stream == "bit-flipping")
         numbers, dtype = source(seed, INIT), getattr(torch, config.dtype)
         self.linear = config.activation == "linear"
         self.fc1 = nn.Linear(inputs, 1 if self.linear else config.hidden)
@@ -145,7 +145,7 @@ class Backprop:
     def __init__(self, net: Net, config) -> None:
         self.net, self.config = net, config
         kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-        self.opt = kinds[config.optimizer](net.parameters(), lr=config.step_size, weight_decay=config.weight_decay)
+        self.opt = kinds[config.optimizer](net.parameters(), lr=config.step_size, weight_decay=config.weight_decay or 0.0)
 
     def learn(self, x: Tensor, y: Tensor) -> Tensor:
         self.opt.zero_grad()
@@ -162,7 +162,7 @@ class ContinualBackprop(Backprop):
     def __init__(self, net: Net, config, seed: int, published: bool = False, start: int = 0) -> None:
         super().__init__(net, config)
         if config.optimizer == "adam" and not published:
-            self.opt = ElementwiseAdam(net.parameters(), config.step_size, config.weight_decay)
+            self.opt = ElementwiseAdam(net.parameters(), config.step_size, config.weight_decay or 0.0)
         self.published, self.start, self.t = published, start, 0
         self.numbers = source(seed, RESET)
         zeros = torch.zeros(config.hidden, dtype=net.fc1.weight.dtype)
@@ -218,8 +218,8 @@ class ContinualBackprop(Backprop):
 
 def learner(config, seed: int) -> Backprop:
     net = Net(config, seed)
-    if config.algorithm == "bp":
+    if not config.replaces:
         return Backprop(net, config)
-    published = config.algorithm == "cbp_published_bitflip"
+    published = config.algorithm == "cbp-published-bitflip"
     asked = math.floor(config.switch * config.steps) + 1 if published else math.ceil(config.switch * config.steps)
     return ContinualBackprop(net, config, seed, published, asked)

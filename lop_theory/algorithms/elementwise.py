@@ -1,0 +1,154 @@
+r"""Elementwise updates in one pass over the memory, for tensors on a CPU: compiled, with the operations of torch.
+
+A step of Adam is fourteen torch operations, each of which reads and writes whole tensors. With many replicas these do not
+fit the fast memory, and the traffic is most of the time of a training step. Here each weight is read and written once.
+Every operation is the IEEE operation, in the order in which the callers' torch code has it, without fused multiply-add:
+a replica does not depend on its neighbours, and both routes give the same bits, except that torch takes its roots from a
+library that is off by one unit in the last place at times (``tests/lop_theory/test_elementwise.py``).
+
+All functions return new tensors. :func:`applies` says whether the tensors can be handed over (a gradient is not recorded,
+no device, no strides, no tensors of functorch); callers take torch's operations if not. Importing this module loads
+numba (half a second): import it where it is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lop_theory.algorithms.base import Scalar, per_replica
+
+__all__ = ["applies", "subtract", "AdamStep"]
+
+Floats = NDArray[np.floating]
+compiled: Any = njit(nogil=True, cache=True, error_model="numpy")
+
+
+def applies(*tensors: Tensor) -> bool:
+    """Whether all of these are plain contiguous tensors on a CPU, float32 or float64 alike, without a gradient.
+
+    >>> applies(torch.ones(2, 3)), applies(torch.ones(2, 3).mT), applies(torch.ones(2, dtype=torch.bfloat16))
+    (True, False, False)
+    """
+    dtype, wrapped = tensors[0].dtype, torch._C._functorch.is_functorch_wrapped_tensor
+    if dtype is not torch.float32 and dtype is not torch.float64:
+        return False
+    for t in tensors:
+        plain = type(t) is Tensor and t.is_cpu and t.dtype is dtype and not t.requires_grad and not wrapped(t)
+        if not plain or not t.is_contiguous():
+            return False
+    return True
+
+
+def _column(value: Scalar, like: Tensor) -> Floats:
+    """A hyper-parameter as an array [1] or [R] of the dtype of ``like`` [R, ...]."""
+    if isinstance(value, Tensor):
+        own: Floats = per_replica(value, like).numpy().reshape(-1)
+        return own
+    return np.array([value], str(like.dtype).removeprefix("torch."))
+
+
+@compiled
+def _subtract_one(p: Floats, step: Floats, factor: float, new: Floats) -> None:
+    for i in range(p.size):
+        new[i] = step[i] * factor + p[i]
+
+
+@compiled
+def _subtract(p: Floats, step: Floats, rate: Floats, replicas: int, new: Floats) -> None:
+    size = p.size // replicas
+    for r in range(replicas):
+        factor, own = -rate[r % rate.size], slice(r * size, (r + 1) * size)
+        _subtract_one(p[own], step[own], factor, new[own])
+
+
+def subtract(p: Tensor, step: Tensor, rate: Scalar) -> Tensor:
+    """θ − η s as (−η) s + θ; η is a float or a tensor [R].
+
+    >>> subtract(torch.ones(2, 1), torch.ones(2, 1), torch.tensor([0.25, 0.5])).flatten()
+    tensor([0.7500, 0.5000])
+    """
+    new = torch.empty_like(p)
+    _subtract(p.numpy().reshape(-1), step.numpy().reshape(-1), _column(rate, p), len(p), new.numpy().reshape(-1))
+    return new
+
+
+class _Settings(NamedTuple):
+    """Hyper-parameters of Adam, [1] or [R], in the dtype of the parameters; the powers of β are taken in float64."""
+
+    rate: Floats
+    one_minus_beta1: Floats
+    beta2: Floats
+    one_minus_beta2: Floats
+    eps: Floats
+    exact_beta1: NDArray[np.float64]
+    exact_beta2: NDArray[np.float64]
+
+
+@compiled
+def _adam_one(
+    given: tuple[Floats, ...], gain1: float, keep: float, gain2: float, root: float, eps: float, factor: float,
+    results: tuple[Floats, ...],
+) -> None:  # fmt: skip
+    p, g, m, s = given
+    new, first, second = results
+    for i in range(p.size):
+        moment = (g[i] - m[i]) * gain1 + m[i]
+        square = keep * s[i] + (g[i] * g[i]) * gain2
+        first[i], second[i] = moment, square
+        new[i] = moment / (math.sqrt(square) / root + eps) * factor + p[i]
+
+
+@compiled
+def _adam(
+    p: Floats, g: Floats, m: Floats, s: Floats, t: NDArray[np.int64], set_: _Settings,
+    new: Floats, first: Floats, second: Floats,
+) -> None:  # fmt: skip
+    size, one = p.size // t.size, np.float64(1.0)
+    dtype = p.dtype.type
+    for r in range(t.size):
+        beta1, beta2 = set_.exact_beta1[r % set_.exact_beta1.size], set_.exact_beta2[r % set_.exact_beta2.size]
+        rate = set_.rate[r % set_.rate.size] / dtype(one - beta1 ** t[r])
+        root = dtype(math.sqrt(dtype(one - beta2 ** t[r])))
+        eps, keep = set_.eps[r % set_.eps.size], set_.beta2[r % set_.beta2.size]
+        gain1 = set_.one_minus_beta1[r % set_.one_minus_beta1.size]
+        gain2 = set_.one_minus_beta2[r % set_.one_minus_beta2.size]
+        own = slice(r * size, (r + 1) * size)
+        given, results = (p[own], g[own], m[own], s[own]), (new[own], first[own], second[own])
+        _adam_one(given, gain1, keep, gain2, root, eps, -rate, results)
+
+
+class AdamStep:
+    """One step of Adam on a tensor [R, ...] with one count of updates per replica.
+
+    >>> one = torch.ones(1, 1)
+    >>> p, m, s = AdamStep(0.25, (0.5, 0.75), eps=0.0)(one, 2 * one, 0 * one, 0 * one, torch.tensor([[1]]))
+    >>> p.item(), m.item(), s.item()                                      # 1 − ¼ / ½ · 1 / (1 / ½)
+    (0.75, 1.0, 1.0)
+    """
+
+    def __init__(self, lr: Scalar, betas: tuple[Scalar, Scalar], eps: Scalar) -> None:
+        self.lr, self.betas, self.eps = lr, betas, eps
+        self.known: dict[tuple[torch.dtype, int], _Settings] = {}  # a function of the key: nothing to remember
+
+    def settings(self, like: Tensor) -> _Settings:
+        key = like.dtype, len(like)
+        if key not in self.known:
+            beta1, beta2 = (b.to(like.dtype) if isinstance(b, Tensor) else b for b in self.betas)
+            values = (self.lr, 1 - beta1, beta2, 1 - beta2, self.eps)
+            exact = [np.array(b.tolist() if isinstance(b, Tensor) else [b], np.float64) for b in self.betas]
+            self.known[key] = _Settings(*(_column(value, like) for value in values), exact[0], exact[1])
+        return self.known[key]
+
+    def __call__(self, p: Tensor, g: Tensor, m: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """θ, m and s after update number t [R, 1, …] (int64), as in the module ``descent``."""
+        given = [tensor.numpy().reshape(-1) for tensor in (p, g, m, s, t)]
+        new = torch.empty_like(p), torch.empty_like(p), torch.empty_like(p)
+        _adam(*given, self.settings(p), *(tensor.numpy().reshape(-1) for tensor in new))
+        return new
