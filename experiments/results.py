@@ -136,7 +136,9 @@ def csv_text(tables: Sequence[Table]) -> str:
             for t in range(table.tasks):
                 cells = [_cell(table.values[c][t, r]) if c in table.values else "" for c in columns]
                 stops = not math.isnan(table.values["diverged_at"][t, r])
-                writer.writerow([table.run, seed, table.task_of(t), *cells, table.ended[seed] if stops else "", *provenance])
+                writer.writerow(
+                    [table.run, seed, table.task_of(t), *cells, table.ended[seed] if stops else "", *provenance]
+                )
                 if stops:
                     break
     return out.getvalue()

@@ -131,6 +131,7 @@ class System:
 
     def __init__(self, group: Group, signals: Signals, gates: GatePattern, logits: bool, dropped: np.ndarray):
         self.group, self.signals, self.gates, self.logits = group, signals, gates, logits
+        self.dropped = dropped
         self.kept = np.flatnonzero(~np.isin(group.params, dropped))
         self.numbers = signals.numbers
 
@@ -247,8 +248,17 @@ def proved_dimension(system: System) -> int:
 
     Let L be known vectors of the left kernel of A and N of the right one, ρ = min(O' − dim L, J − dim N) ≥ rank A. Among
     the (b, a) with (i) and all aᵢ ∈ L (a subspace U over Q), (iii) holds, and (ii) costs at most ρ dim C, where C is the
-    span in R^k of the columns of all b; likewise with all bᵢ ∈ N. ``system`` is one over the rationals.
+    span in R^k of the columns of all b; likewise with all bᵢ ∈ N. Both are tried with e and with e = 0, where C is smaller.
+    ``system`` is one over the rationals.
     """
+    dropped = np.concatenate([system.dropped, system.group.direct.ravel()])
+    simpler = System(system.group, system.signals, system.gates, system.logits, dropped)
+    return max(
+        _dimension_at_least(s) for s in ((simpler, system) if len(simpler.kept) < len(system.kept) else (system,))
+    )
+
+
+def _dimension_at_least(system: System) -> int:
     k, sources, targets = system.shape
     left, right = _left_kernel(system), _right_kernel(system)
     bound = min(targets - len(left), sources - len(right))

@@ -156,7 +156,7 @@ def binned(found: Spectrum, edges: FloatArray) -> tuple[FloatArray, FloatArray]:
 
     >>> A, draw = torch.diag(torch.tensor([3.0] * 50 + [0.0] * 50, dtype=torch.float64)), torch.Generator().manual_seed(0)
     >>> counts, errors = binned(estimate_spectrum(A.__matmul__, 100, probes=8, generator=draw), np.array([1e-3, 1.0, 10.0]))
-    >>> counts[0], abs(counts[1] - 50) < 3 * errors[1] < 10
+    >>> float(counts[0]), bool(abs(counts[1] - 50) < 3 * errors[1] < 10)
     (0.0, True)
     """
     n, known = found.complement, np.histogram(np.abs(found.eigenvalues), edges)[0]

@@ -98,6 +98,17 @@ class Context:
     generator: tuple[torch.Generator, ...]
 
 
+class _Traced(Context):
+    """A context whose trace waits, as a function without arguments, until it is looked at."""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name == "trace" and not isinstance(value, LayerTrace):
+            value = value()
+            object.__setattr__(self, name, value)
+        return value
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """A named pair (init, update). Both check their arguments and raise ``ValueError`` or ``TypeError``.
@@ -415,19 +426,22 @@ def mlp_context(
     """The context of one update of R layered nets on the minibatch (x, y).
 
     ``buffer``: inputs of the regulariser's batch (default: x). ``masks``: dropout, in loss and trace. The trace is that of
-    ``params``, without a graph.
+    ``params``, without a graph; it is computed when it is first looked at, so that rules that do not look pay nothing.
 
     >>> ctx = mlp_context((torch.ones(2, 1, 3), torch.zeros(2, 1)), torch.ones(5, 3), torch.zeros(5, 1))
     >>> ctx.loss((torch.ones(2, 1, 3), torch.zeros(2, 1)))
     tensor([4.5000, 4.5000])
     """
     held = x if buffer is None else buffer
-    with torch.no_grad():
-        trace = mlp_forward(params, x, activation, masks)
-    return Context(
+
+    @torch.no_grad()
+    def trace() -> LayerTrace:
+        return mlp_forward(params, x, activation, masks)
+
+    return _Traced(
         loss=lambda p: mlp_loss(mlp_forward(p, x, activation, masks).output, y, kind),
         features=lambda p: mlp_forward(p, held, activation).h,
-        trace=trace,
+        trace=trace,  # type: ignore[arg-type]
         step=step,
         generator=generator,
     )

@@ -143,7 +143,7 @@ class AdamStep:
             beta1, beta2 = (b.to(like.dtype) if isinstance(b, Tensor) else b for b in self.betas)
             values = (self.lr, 1 - beta1, beta2, 1 - beta2, self.eps)
             exact = [np.array(b.tolist() if isinstance(b, Tensor) else [b], np.float64) for b in self.betas]
-            self.known[key] = _Settings(*(_column(value, like) for value in values), exact[0], exact[1])
+            self.known[key] = _Settings._make([*(_column(value, like) for value in values), *exact])
         return self.known[key]
 
     def __call__(self, p: Tensor, g: Tensor, m: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

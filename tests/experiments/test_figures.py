@@ -160,6 +160,13 @@ def test_a_quantity_that_is_not_measured_is_an_error_not_a_verdict() -> None:
         verdict("ordering", "a > b", a=near(0.5))
 
 
+def test_a_match_that_rests_on_a_wide_interval_says_so() -> None:
+    row = Expected("q", "a", "0.5", 0.1, "level", "Figure 1")
+    assert judge(row, {"q[a]": near(0.55)}, "paper", COSTS).why == ""
+    told = judge(row, {"q[a]": near(0.8, 0.4)}, "paper", COSTS)
+    assert told.verdict == "matched" and told.why == "the mean is +0.3 away; only the interval meets it"
+
+
 def test_a_deviation_names_its_cause() -> None:
     row = Expected("q", "a", "0.5", 0.01, "level", "Figure 1", note="published code replaces the best units")
     told = judge(row, {"q[a]": near(0.3)}, "paper", COSTS)

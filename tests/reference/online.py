@@ -145,7 +145,9 @@ class Backprop:
     def __init__(self, net: Net, config) -> None:
         self.net, self.config = net, config
         kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-        self.opt = kinds[config.optimizer](net.parameters(), lr=config.step_size, weight_decay=config.weight_decay or 0.0)
+        self.opt = kinds[config.optimizer](
+            net.parameters(), lr=config.step_size, weight_decay=config.weight_decay or 0.0
+        )
 
     def learn(self, x: Tensor, y: Tensor) -> Tensor:
         self.opt.zero_grad()

@@ -27,12 +27,12 @@ PHASES = {  # name → run, end of the phase as a share of the run, look, hatch,
     "sgd": ("bp", SWITCH, "bp", "", "SGD, before the switch"),
     "sgd-long": ("bp", 1.0, "bp", "///", "SGD, no switch, end"),
     "cbp-published-bitflip": ("cbp-published-bitflip", 1.0, "cbp-published-bitflip", "", "CBP as published, end"),
-    "cbp": ("cbp", 1.0, "cbp", "///", "CBP, end"),
+    "cbp": ("cbp", 1.0, "cbp", "", "CBP, end"),
 }
 PANELS = {
-    "rank_pre": ("effective_rank_z", "effective rank, pre-activations"),
-    "rank_post": ("effective_rank_h", "effective rank, activations"),
-    "duplicates": ("duplicate_fraction_z", "duplicates, pre-activations"),
+    "rank_pre": ("effective_rank_z", "effective rank,\npre-activations"),
+    "rank_post": ("effective_rank_h", "effective rank,\nactivations"),
+    "duplicates": ("duplicate_fraction_z", "duplicates,\npre-activations"),
     "loss": ("online_loss", "squared error"),
 }
 
@@ -86,7 +86,7 @@ def measure(data: Data) -> dict[str, Interval]:
 
 def draw(data: Data, figure: Canvas) -> None:
     """A panel per quantity, a group of bars per width."""
-    figure.set_size_inches(style.PAGE, 4.2)
+    figure.set_size_inches(style.PAGE, 4.4)
     axes = figure.subplots(2, 2)
     width = 0.8 / len(PHASES)
     for ax, (column, name) in zip(axes.flat, PANELS.values()):

@@ -22,7 +22,7 @@ PAPER: dict[str, dict[str, Any]] = {
 TEACH: dict[str, dict[str, Any]] = {
     "bp": {},
     "cbp": {"replacement_rate": 1e-3, "maturity": 100},
-    "l2-er": {"er_step_size": 1e-2, "er_every": 100, "weight_decay": 1e-3},
+    "l2-er": {"er_step_size": 0.1, "er_every": 100, "weight_decay": 1e-3},
     "l2-init": {"weight_decay": 1e-2},
 }
 
@@ -56,7 +56,7 @@ FIGURE = Figure(
     draw=draw_panels,
     costs={
         "smoke": "5 s",
-        "teach": "4 min on 2 cores (digits, 200 tasks, 5 seeds)",
+        "teach": "4 min on 2 cores (digits, 200 tasks, 5 seeds, 4 methods)",
         "paper": "4 core-years (11 days per seed and method; 30 seeds, 5 methods)",
     },
     needs=lambda scale: "mnist" if scale == "paper" else None,

@@ -148,7 +148,7 @@ def draw(data: Data, canvas: Canvas) -> None:
         tasks = np.unique(starts["task"][starts["label"] == label]) + 1
         style.curve(left, tasks, grid(starts, "b", label) - grid(starts, "a", label), label)
         style.curve(right, tasks, _beyond(data, label), label)
-    left.set(xlabel="task", ylabel="range $λ_{max} − λ_{min}$", yscale="log")
+    left.set(xlabel="task", ylabel="range $λ_{max} − λ_{min}$", ylim=(0, None))
     right.set(xlabel="task", ylabel=f"eigenvalues beyond ±{LEVEL:g}", ylim=(0, None))
     left.legend()
     for ax in (left, right):
@@ -163,7 +163,7 @@ def _own(table: Columns, label: str, seed: int, task: int) -> Columns:
 def _draw_spectrum(row: Any, parts: Data, color: str, name: str) -> None:
     density, bins, counts = parts["density"], parts["bins"], parts["counts"]
     panel: Axes = row[0]
-    panel.plot(density["a"], density["b"], color=color, lw=0.8, label=name)
+    panel.plot(density["a"], density["b"], color=color, lw=0.7, alpha=0.75, label=name)
     seen = bins["c"] > 0
     middle = np.sqrt(bins["a"] * bins["b"])[seen]
     row[1].errorbar(middle, bins["c"][seen], yerr=bins["d"][seen], fmt="o", ms=2.5, lw=0.7, color=color)

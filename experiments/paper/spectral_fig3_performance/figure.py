@@ -27,10 +27,10 @@ def draw(data: Data, canvas: Canvas) -> None:
     over.set(xlabel="task", ylabel="online accuracy (%)")
     for place, method in enumerate(names):
         look = style.look(method)
-        for column, fill in (("accuracy_first", "none"), ("accuracy_last", look.color)):
+        for column, fill, shift in (("accuracy_first", "none", 0.17), ("accuracy_last", look.color, -0.17)):
             value = found[f"{column}[{method}]"]
-            ends.plot([100 * end for end in value.ends], [place] * 2, color=look.color, lw=2.5, alpha=0.35)
-            ends.plot(100 * value.mean, place, look.marker, color=look.color, mfc=fill, ms=5)
+            ends.plot([100 * end for end in value.ends], [place + shift] * 2, color=look.color, lw=2.5, alpha=0.35)
+            ends.plot(100 * value.mean, place + shift, look.marker, color=look.color, mfc=fill, ms=5)
     ends.set_yticks(range(len(names)), [style.look(name).name for name in names])
     k = tenth(int(table["task"].max()) + 1)
     ends.set(xlabel="online accuracy (%)", title=f"hollow: first {k} task{'s' * (k > 1)}, filled: last {k}")

@@ -172,7 +172,7 @@ def _draw_theory(closed: Any, bound: Any, data: Data) -> None:
             yscale="log",
             xlabel="trained: $L_K$ after $K$ steps",
             ylabel=title,
-            title="squared error at task starts",
+            title="squared error, full batch, from task starts",
         )
 
 
