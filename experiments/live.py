@@ -43,13 +43,13 @@ LIVE_CLAIMS = (
     "spectral.dead-unit-bound",
     "spectral.dead-unit-bound.repaired",
     "spectral.gate-bound",
+    "beyond.nullity-book.bound",
     "barriers.thm2.1.frozen.repaired",
 )
 """Claims that judge a live network, in the order of the columns that show their verdicts."""
 
-FROZEN_CLAIM = LIVE_CLAIMS[-1]
+NULLITY_CLAIM, FROZEN_CLAIM = LIVE_CLAIMS[-2:]
 CLONED_CLAIM = "barriers.thm2.1.cloned.repaired"
-NULLITY_CLAIM = "beyond.nullity-book.bound"
 FEW_IMAGES = 4
 RATE = fmpq(1, 64)
 
@@ -254,6 +254,7 @@ _COLUMNS = (
         "the same with the union of parameter sets and the shift of the softmax, and what {} says here",
     ),
     ("gate bound", "bound from the exact gate of every unit and image, and what {} says here"),
+    ("nullity book", "P − all null directions that have a name (lop_theory.nullity), and what {} says here"),
     ("certified rank", "proved interval [lower, upper] for the rank of the Hessian; one number if it is closed"),
     ("numerical rank", "where the float64 spectrum has its largest gap; ?: the gap is below 1e3 and decides nothing"),
     ("gap", "that gap, as a ratio of neighbouring singular values"),
@@ -263,7 +264,9 @@ _COLUMNS = (
         "{} says here of one exact step",
     ),
 )
-_JUDGED = dict(zip(("printed bound", "corrected bound", "gate bound", "tangency residual"), LIVE_CLAIMS))
+_JUDGED = dict(
+    zip(("printed bound", "corrected bound", "gate bound", "nullity book", "tangency residual"), LIVE_CLAIMS)
+)
 
 
 def live_document(rows: Sequence[LiveRow], config: LiveConfig) -> dict[str, Any]:
@@ -285,6 +288,7 @@ def surprises(rows: Sequence[LiveRow]) -> list[LiveVerdict]:
 def _cells(row: LiveRow) -> list[Any]:
     """The cells of one row, in the order of the columns."""
     words = {v.claim: _word(v) for v in row.verdicts}
+    book = next((v.predicted for v in row.verdicts if v.claim == NULLITY_CLAIM), "")
 
     def judged(name: str, value: Any) -> str:
         return f"{value} {words.get(_JUDGED[name], '')}".strip()
@@ -302,6 +306,7 @@ def _cells(row: LiveRow) -> list[Any]:
         judged("printed bound", row.printed),
         judged("corrected bound", row.corrected),
         judged("gate bound", row.gate),
+        judged("nullity book", book),
         interval,
         f"{row.numerical.rank}{mark}",
         ratio,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 
-from experiments.live import CLONED_CLAIM, LIVE_CLAIMS, NULLITY_CLAIM, LiveVerdict, Network, judge_network
+from experiments.live import CLONED_CLAIM, LIVE_CLAIMS, LiveVerdict, Network, judge_network
 from experiments.run_claim_rows import Row
 from lop_theory.activations import get_activation
 from lop_theory.dag import Dag
@@ -20,7 +20,7 @@ from proofs_checks.claim import Claim, Verdict
 
 __all__ = ["RUN_CLAIMS", "copies", "judge_run"]
 
-RUN_CLAIMS = (*LIVE_CLAIMS, CLONED_CLAIM, NULLITY_CLAIM)
+RUN_CLAIMS = (*LIVE_CLAIMS, CLONED_CLAIM)
 """Claims that judge the networks of a run, in the order of their rows."""
 
 EXACT_PARAMS, SMOOTH_PARAMS = 3000, 300

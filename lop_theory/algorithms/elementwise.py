@@ -7,7 +7,7 @@ a replica does not depend on its neighbours, and both routes give the same bits,
 library that is off by one unit in the last place at times (``tests/lop_theory/test_elementwise.py``).
 
 All functions return new tensors. :func:`applies` says whether the tensors can be handed over (a gradient is not recorded,
-no device, no strides, no tensors of functorch); callers take torch's operations if not. Importing this module loads
+no device, no tensors of functorch); callers take torch's operations if not. Importing this module loads
 numba (half a second): import it where it is needed.
 """
 
@@ -31,17 +31,19 @@ compiled: Any = njit(nogil=True, cache=True, error_model="numpy")
 
 
 def applies(*tensors: Tensor) -> bool:
-    """Whether all of these are plain contiguous tensors on a CPU, float32 or float64 alike, without a gradient.
+    """Whether all of these are plain tensors on a CPU, float32 or float64 alike, without a gradient.
+
+    Strides do not matter, or the route, and with it a last bit of Adam, could depend on the number of replicas.
 
     >>> applies(torch.ones(2, 3)), applies(torch.ones(2, 3).mT), applies(torch.ones(2, dtype=torch.bfloat16))
-    (True, False, False)
+    (True, True, False)
     """
     dtype, wrapped = tensors[0].dtype, torch._C._functorch.is_functorch_wrapped_tensor
     if dtype is not torch.float32 and dtype is not torch.float64:
         return False
     for t in tensors:
         plain = type(t) is Tensor and t.is_cpu and t.dtype is dtype and not t.requires_grad and not wrapped(t)
-        if not plain or not t.is_contiguous():
+        if not plain:
             return False
     return True
 
@@ -74,6 +76,7 @@ def subtract(p: Tensor, step: Tensor, rate: Scalar) -> Tensor:
     >>> subtract(torch.ones(2, 1), torch.ones(2, 1), torch.tensor([0.25, 0.5])).flatten()
     tensor([0.7500, 0.5000])
     """
+    p, step = p.contiguous(), step.contiguous()
     new = torch.empty_like(p)
     _subtract(p.numpy().reshape(-1), step.numpy().reshape(-1), _column(rate, p), len(p), new.numpy().reshape(-1))
     return new
@@ -148,7 +151,8 @@ class AdamStep:
 
     def __call__(self, p: Tensor, g: Tensor, m: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """θ, m and s after update number t [R, 1, …] (int64), as in the module ``descent``."""
-        given = [tensor.numpy().reshape(-1) for tensor in (p, g, m, s, t)]
+        p = p.contiguous()
+        given = [tensor.contiguous().numpy().reshape(-1) for tensor in (p, g, m, s, t)]
         new = torch.empty_like(p), torch.empty_like(p), torch.empty_like(p)
         _adam(*given, self.settings(p), *(tensor.numpy().reshape(-1) for tensor in new))
         return new

@@ -42,7 +42,7 @@ def test_changes_and_differences_are_those_that_were_planted() -> None:
         change = made[f"{column}_change[a]"]
         assert change.mean == pytest.approx(-0.3) and change.high < 0 and change.n == 4
         assert made[f"{column}_change[b]"].mean == pytest.approx(0)
-        gap = made[f"{column}_last[b-a]"]  # the noise of the seeds, far larger than the gap, cancels in pairs
+        gap = made[f"{column}_last[b - a]"]  # the noise of the seeds, far larger than the gap, cancels in pairs
         assert gap.mean == pytest.approx(0.1) and gap.low > 0
         assert made[f"{column}_last[a]"].high > made[f"{column}_last[b]"].low
     assert made["accuracy_peak[a]"].mean == pytest.approx(made["accuracy_task1[a]"].mean)
