@@ -116,7 +116,6 @@ class LiveRow:
     task: int
     accuracy: float
     dead: tuple[int, ...]  # per hidden layer, proved, on the batch
-    numerically_dead: int
     dead_on_all: int
     printed: int
     corrected: int
@@ -153,7 +152,6 @@ def judge(point: Checkpoint, batch: int, claims: Sequence[Claim]) -> LiveRow:
         task=point.task,
         accuracy=point.accuracy,
         dead=tuple(int(np.isin(units, dead).sum()) for units in _hidden_layers(dag)),
-        numerically_dead=len(numerically_dead_units(dag, theta, x, tol=1e-12)),
         dead_on_all=len(numerically_dead_units(dag, theta, point.x, tol=1e-12)),
         printed=dead_unit_bound(dag, theta, x, gates),
         corrected=dead_unit_bound_corrected(dag, theta, x, kind, gates),
@@ -246,7 +244,6 @@ _COLUMNS = (
     ("task", "tasks learned before this one"),
     ("accuracy", "share of all training images that are labelled right at the end of the task"),
     ("dead", "dead hidden units of each layer: inactive on every image of the batch, in exact arithmetic"),
-    ("dead (float)", "hidden units with slope at most 1e-12 on every image of the batch, in floating point"),
     ("on all", "the same on all training images"),
     ("printed bound", "bound on the rank as published, P − Σ over dead units of (I + O + 1), and what {} says here"),
     (
@@ -254,7 +251,7 @@ _COLUMNS = (
         "the same with the union of parameter sets and the shift of the softmax, and what {} says here",
     ),
     ("gate bound", "bound from the exact gate of every unit and image, and what {} says here"),
-    ("nullity book", "P − all null directions that have a name (lop_theory.nullity), and what {} says here"),
+    ("nullity book", "P − all null directions that have a name, and what {} says here"),
     ("certified rank", "proved interval [lower, upper] for the rank of the Hessian; one number if it is closed"),
     ("numerical rank", "where the float64 spectrum has its largest gap; ?: the gap is below 1e3 and decides nothing"),
     ("gap", "that gap, as a ratio of neighbouring singular values"),
@@ -301,7 +298,6 @@ def _cells(row: LiveRow) -> list[Any]:
         row.task,
         f"{row.accuracy:.3f}",
         " + ".join(map(str, row.dead)),
-        row.numerically_dead,
         row.dead_on_all,
         judged("printed bound", row.printed),
         judged("corrected bound", row.corrected),

@@ -44,6 +44,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -315,7 +316,10 @@ def generators(seeds: Sequence[int], device: str | torch.device = "cpu") -> tupl
 
 
 def normal_like(params: Params, generator: Sequence[torch.Generator]) -> Params:
-    """Standard normal numbers shaped as ``params``; replica r draws all of its numbers, in order, from ``generator[r]``.
+    """Standard normal numbers shaped as ``params``; those of replica r follow from ``generator[r]`` alone.
+
+    On a CPU, in float32 and float64, the generator gives one key, from which ``normals`` makes the numbers of all tensors;
+    else it gives the numbers themselves, in order.
 
     >>> one, two = (normal_like((torch.zeros(1, 2),), generators([s])) for s in (0, 1))
     >>> both = normal_like((torch.zeros(2, 2),), generators([0, 1]))
@@ -326,9 +330,17 @@ def normal_like(params: Params, generator: Sequence[torch.Generator]) -> Params:
     if len(generator) != first.shape[0]:
         raise ValueError(f"{len(generator)} generators for {first.shape[0]} replicas: pass one each, see generators()")
     sizes = [p[0].numel() for p in params]
-    numbers = first.new_empty(len(generator), sum(sizes))
-    for row, source in zip(numbers, generator, strict=True):
-        row.normal_(generator=source)
+    if first.device.type == "cpu" and first.dtype in (torch.float32, torch.float64):
+        from lop_theory.algorithms.normals import normals
+
+        keys = [int(torch.empty((), dtype=torch.int64).random_(generator=source)) for source in generator]
+        numbers = torch.from_numpy(
+            normals(np.array(keys, np.uint64), sum(sizes), str(first.dtype).removeprefix("torch."))
+        )
+    else:
+        numbers = first.new_empty(len(generator), sum(sizes))
+        for row, source in zip(numbers, generator, strict=True):
+            row.normal_(generator=source)
     return tuple(n.reshape(p.shape) for n, p in zip(numbers.split(sizes, dim=1), params, strict=True))
 
 
