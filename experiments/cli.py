@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+from experiments.data_cli import add_data_command
 from experiments.errors import Failure
 from experiments.figure_cli import add_figure_command
 from experiments.run_cli import add_commands
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add_commands(commands)
     add_sweep(commands)
     add_figure_command(commands)
+    add_data_command(commands)
     return parser
 
 

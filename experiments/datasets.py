@@ -1,7 +1,7 @@
 """Image data sets: the digits that come with scikit-learn, or files in a data folder, never anything unchecked.
 
 The default, ``digits``, needs no network and no file. Every other set is read from a data folder (``--data FOLDER``, else
-the environment variable ``LOP_DATA``), in a sub-folder of its own:
+the environment variable ``LOP_DATA``), in a sub-folder of its own; ``lop data`` says what is there, ``lop data fetch`` downloads:
 
 ==========================  ==============================================================================  ================
 name                        files in the data folder                                                        checked by
@@ -11,19 +11,24 @@ name                        files in the data folder                            
 ``cifar10``, ``cifar100``   the *binary* version: ``cifar-10-batches-bin/*.bin``, ``cifar-100-binary/*.bin``
                             or their archives ``cifar-{10,100}-binary.tar.gz``                              counts, md5
 ``cifar10_subset``          ``cifar10_subset/cifar10_subset.npz``: 200 + 50 images per class                sha256
-``tiny_imagenet``           ``tiny-imagenet-200/`` as distributed: 500 + 50 images per class, 64 × 64      number of files
+``tiny_imagenet``           ``tiny-imagenet-200.zip`` as distributed, 500 + 50 images per class, 64 × 64,   md5
+                            or unpacked, ``tiny-imagenet-200/``                                             number of files
 ``tiny_imagenet_subset``    ``tiny_imagenet_subset/tiny_imagenet_subset.npz``: 100 + 25 per class, 64 × 64  sha256
 ``tiny_imagenet_32``        the same, averaged 2 × 2 to 32 × 32                                             sha256
 ``imagenet32``              ``imagenet32/0.npy`` … ``999.npy``, [700, 3, 32, 32] per class                  header and size
 ==========================  ==============================================================================  ================
 
-Data sets are never part of this package; some may not be redistributed (Tiny ImageNet: research use only).
+Data sets are never part of this package; some may not be redistributed (Tiny ImageNet: research use only). A process reads a
+set once: whoever asks for it again gets the same arrays, which are read-only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import weakref
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,6 +42,7 @@ from experiments.image_files import (
     ClassFiles,
     DataError,
     Jpegs,
+    Zipped,
     check_digest,
     parse_cifar,
     parse_idx,
@@ -63,23 +69,31 @@ TAR_MD5 = {  # as published on the CIFAR page
 }
 CIFAR_TRAIN, CIFAR_TEST = 50_000, 10_000
 TINY_IMAGENET = (200, 100_000, 10_000)  # classes, training images, validation images
+TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # of the zip, as the loaders of several libraries have it
 IMAGENET_TRAIN = 600  # of the 700 images of a class; the other 100 are for testing (Nature 632:768)
 
 
 class MissingData(DataError):
-    """The data are not there; the line says what to put where. A figure that needs them is *not run*."""
+    """The data are not there; the line says what to put where. A figure that needs them is *not run*.
+
+    ``found`` says what is there instead, if that explains something.
+    """
+
+    def __init__(self, message: str, found: str = "") -> None:
+        super().__init__(message)
+        self.found = found
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """A labelled set of images.
 
-    x            [N, C, H, W] uint8 or float32; an array, or ``ClassFiles``/``Jpegs``, which read rows on demand
+    x            [N, C, H, W] uint8 or float32; an array, or ``ClassFiles``/``Jpegs``, which read rows (not slices) on demand
     y            [N] int64, classes 0 … num_classes − 1
     test         [N] bool, true for the images that are for testing only
     scale        the number that a raw value is divided by (16 for the digits, 255 for other uint8 images, 1 for float32)
     names        one per class
-    fingerprint  sha256 of the bytes that were read, to be kept beside results; "unchecked" where the files have none
+    fingerprint  checksum of the bytes that were read, to be kept beside results; "unchecked" where the files have none
     """
 
     name: str
@@ -102,18 +116,31 @@ class Images:
         return channels, height, width
 
     @cached_property
+    def _of_part(self) -> dict[bool, NDArray[np.int64]]:
+        """Row numbers of the training (False) and the test images (True), read-only: all replicas share them."""
+        return {part: _read_only(np.flatnonzero(self.test == part)) for part in (False, True)}
+
+    @cached_property
     def _of_class(self) -> dict[bool, list[NDArray[np.int64]]]:
         """Row numbers by part and class, in the order of the files: a stable sort by class keeps that order."""
-        parts = {part: np.flatnonzero(self.test == part) for part in (False, True)}
-        ends = {part: np.cumsum(np.bincount(self.y[rows], minlength=self.num_classes)) for part, rows in parts.items()}
+        ends = {
+            part: np.cumsum(np.bincount(self.y[rows], minlength=self.num_classes))
+            for part, rows in self._of_part.items()
+        }
         return {
-            part: np.split(rows[np.argsort(self.y[rows], kind="stable")], ends[part][:-1])
-            for part, rows in parts.items()
+            part: np.split(_read_only(rows[np.argsort(self.y[rows], kind="stable")]), ends[part][:-1])
+            for part, rows in self._of_part.items()
         }
 
     def rows(self, class_id: int | None = None, test: bool = False) -> NDArray[np.int64]:
-        """Row numbers of the training (or test) images, of one class or of all, in the order of the files."""
-        return np.flatnonzero(self.test == test) if class_id is None else self._of_class[test][class_id]
+        """Row numbers of the training (or test) images, of one class or of all, in the order of the files; read-only."""
+        return self._of_part[test] if class_id is None else self._of_class[test][class_id]
+
+
+def _read_only(array: Any) -> Any:
+    if isinstance(array, np.ndarray):  # what reads on demand gives new arrays anyway
+        array.setflags(write=False)
+    return array
 
 
 def digits() -> Images:
@@ -155,20 +182,50 @@ def load(name: str = "digits", folder: str | Path | None = None) -> Images:
     ValueError: data set 'minst' is unknown; choose one of digits, mnist, cifar10, cifar100, cifar10_subset, tiny_imagenet,
     tiny_imagenet_subset, tiny_imagenet_32, imagenet32
     """
-    if name == "digits":
-        return digits()
-    if name not in READERS:
+    if name not in SETS:
         raise ValueError(f"data set {name!r} is unknown; choose one of {', '.join(DATASETS)}")
-    root = data_folder(folder)
+    wanted = SETS[name]
+    root = data_folder(folder) if wanted.files else Path()
     if root is None:
         raise MissingData(
-            f"{name} needs a data folder: put {WANTED[name]} into it and give --data FOLDER or set {VARIABLE}=FOLDER"
+            f"{name} needs a data folder: put {wanted.wanted} into it and give --data FOLDER or set {VARIABLE}=FOLDER"
         )
-    return READERS[name](root)
+    with _ONE_AT_A_TIME:  # threads that want the same set wait for one reading
+        key = (name, *_state_of_files(root, wanted.files))
+        images = _IN_USE.get(key)
+        if images is None:
+            images = wanted.reader(root)
+            for array in (images.x, images.y, images.test):
+                _read_only(array)
+            _IN_USE[key] = images
+        if images in _LATEST:
+            _LATEST.remove(images)
+        _LATEST.append(images)
+    return images
+
+
+# One copy of a set in memory as long as anything uses it, and the latest two in any case: a sweep that only checks many
+# configurations drops the streams of each. The key holds the state of the files, so that other files are read anew.
+_IN_USE: weakref.WeakValueDictionary[tuple[Any, ...], Images] = weakref.WeakValueDictionary()
+_LATEST: deque[Images] = deque(maxlen=2)
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def _state_of_files(root: Path, patterns: tuple[str, ...]) -> list[Any]:
+    """The resolved folder, then path, time of change, size and number of each file: equal lists, same contents."""
+    state: list[Any] = [str(root.resolve())]
+    try:
+        for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
+            about = path.stat()
+            state.append((str(path), about.st_mtime_ns, about.st_size, about.st_ino))
+    except OSError as error:
+        raise DataError(f"{root} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    return state
 
 
 def _missing(name: str, root: Path, found: str = "") -> MissingData:
-    return MissingData(f"{name} is not in the data folder {root}{found}: put {WANTED[name]} there")
+    explained = f" ({found})" if found else ""
+    return MissingData(f"{name} is not in the data folder {root}{explained}: put {SETS[name].wanted} there", found)
 
 
 # -- readers ------------------------------------------------------------------------------------------------------------
@@ -207,10 +264,13 @@ def _cifar(root: Path, classes: int) -> Images:
         files = read_tar(archive, [*parts, label_file], TAR_MD5[name])
         words = files.pop(label_file)
     else:
+        lacking = [part for part in parts if not (folder / part).is_file()]
         python = [path for path in (root / f"{stem}-python", root / f"{stem}-python.tar.gz") if path.exists()]
-        found = (
-            f" ({python[0].name} is the Python version: pickles, which can run code, are not read)" if python else ""
-        )
+        found = ""
+        if folder.is_dir():
+            found = f"{folder.name}/ lacks {', '.join(lacking)}"
+        elif python:
+            found = f"{python[0].name} is the Python version: pickles, which can run code, are not read"
         raise _missing(name, root, found)
     train, test = b"".join(files[part] for part in parts[:-1]), files[parts[-1]]
     x, y = parse_cifar(train, folder, classes, CIFAR_TRAIN // classes)
@@ -245,29 +305,37 @@ def _tiny_imagenet_subset(root: Path, halve: bool) -> Images:
 
 
 def _tiny_imagenet(root: Path) -> Images:
-    """The folder as it is distributed: 500 training images per class; the 50 validation images per class are for testing."""
-    folder = root / "tiny-imagenet-200"
-    if not (folder / "wnids.txt").is_file():
+    """As it is distributed: 500 training images per class; the 50 validation images per class are for testing."""
+    fetch: Callable[[str], bytes]
+    where, fingerprint = root / "tiny-imagenet-200", "unchecked"
+    if (where / "wnids.txt").is_file():
+        members = [path.relative_to(where).as_posix() for path in where.glob("*/**/*.JPEG")]
+        fetch = _reader_below(where)
+    elif (where := root / "tiny-imagenet-200.zip").is_file():
+        fetch = zipped = Zipped(where, TINY_IMAGENET_MD5, "tiny-imagenet-200/")
+        members, fingerprint = zipped.members, f"md5:{TINY_IMAGENET_MD5}"
+    else:
         raise _missing("tiny_imagenet", root)
-    wnids = sorted(read(folder / "wnids.txt").decode().split())
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, wnid in enumerate(wnids):
-        found = sorted((folder / "train" / wnid / "images").glob("*.JPEG"))
-        paths, labels = paths + found, labels + [label] * len(found)
-    train = len(paths)
-    for line in read(folder / "val" / "val_annotations.txt").decode().splitlines():
-        file, wnid = line.split("\t")[:2]
-        paths.append(folder / "val" / "images" / file)
-        labels.append(wnids.index(wnid))
-    if (found_sizes := (len(wnids), train, len(paths) - train)) != TINY_IMAGENET:
+    wnids = sorted(fetch("wnids.txt").decode(errors="replace").split())
+    label = {wnid: i for i, wnid in enumerate(wnids)}
+    at_hand = {member for member in members if member.endswith(".JPEG")}
+    train = sorted((label[parts[1]], m) for m in at_hand if (parts := m.split("/"))[0] == "train" and parts[1] in label)
+    lines = [line.split("\t") for line in fetch("val/val_annotations.txt").decode(errors="replace").splitlines()]
+    test = [(label[line[1]], f"val/images/{line[0]}") for line in lines if len(line) > 1 and line[1] in label]
+    test = [(c, member) for c, member in test if member in at_hand]
+    if (found := (len(wnids), len(train), len(test))) != TINY_IMAGENET:
         raise DataError(
-            f"{folder} has (classes, training, validation images) = {found_sizes}, expected {TINY_IMAGENET}: incomplete; unpack "
-            "it again"
+            f"{where} has (classes, training, validation images) = {found}, expected {TINY_IMAGENET}: incomplete or corrupt; "
+            "unpack it again"
         )
-    x = Jpegs(lambda i: read(paths[i]), len(paths), 64, halve=False, where=folder)
-    y, test = np.array(labels, np.int64), np.arange(len(paths)) >= train
-    return Images("tiny_imagenet", x, y, test, 255.0, tuple(wnids), "unchecked")
+    labels, paths = zip(*train, *test)
+    x = Jpegs(lambda i: fetch(paths[i]), len(paths), 64, halve=False, where=where)
+    is_test = np.arange(len(paths)) >= len(train)
+    return Images("tiny_imagenet", x, np.array(labels, np.int64), is_test, 255.0, tuple(wnids), fingerprint)
+
+
+def _reader_below(folder: Path) -> Callable[[str], bytes]:
+    return lambda member: read(folder / member)
 
 
 def _npz(name: str, stem: str, root: Path) -> Any:
@@ -300,24 +368,66 @@ def _imagenet32(root: Path) -> Images:
     return Images("imagenet32", x, y, test, 255.0 if x.dtype == np.uint8 else 1.0, names, "unchecked")
 
 
-READERS: dict[str, Callable[[Path], Images]] = {
-    "mnist": _mnist,
-    "cifar10": lambda root: _cifar(root, 10),
-    "cifar100": lambda root: _cifar(root, 100),
-    "cifar10_subset": _cifar10_subset,
-    "tiny_imagenet": _tiny_imagenet,
-    "tiny_imagenet_subset": lambda root: _tiny_imagenet_subset(root, halve=False),
-    "tiny_imagenet_32": lambda root: _tiny_imagenet_subset(root, halve=True),
-    "imagenet32": _imagenet32,
-}
-DATASETS = ("digits", *READERS)
-WANTED = {  # what to put into the data folder
-    "mnist": "the four files mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]",
-    "cifar10": "the binary version, cifar-10-binary.tar.gz or its folder cifar-10-batches-bin/,",
-    "cifar100": "the binary version, cifar-100-binary.tar.gz or its folder cifar-100-binary/,",
-    "cifar10_subset": "cifar10_subset/cifar10_subset.npz",
-    "tiny_imagenet": "Tiny ImageNet as it is distributed, unpacked as tiny-imagenet-200/,",
-    "tiny_imagenet_subset": "tiny_imagenet_subset/tiny_imagenet_subset.npz",
-    "tiny_imagenet_32": "tiny_imagenet_subset/tiny_imagenet_subset.npz",
-    "imagenet32": "one file of 32×32 images per class, imagenet32/0.npy, imagenet32/1.npy, …, each [700, 3, 32, 32],",
-}
+@dataclass(frozen=True)
+class DataSet:
+    """How to get a data set.
+
+    reader   gives its images from the data folder
+    files    the files (and folders) that it reads, as patterns below the data folder; none for a set that needs none
+    wanted   what to put into the data folder, to be read after "put"
+    checked  by what the reader knows that the files are right
+    terms    licence or terms of use
+    """
+
+    reader: Callable[[Path], Images]
+    files: tuple[str, ...]
+    wanted: str
+    checked: str
+    terms: str
+
+
+_CIFAR_TERMS = "none stated (Krizhevsky 2009)"
+_IMAGENET_TERMS = "ImageNet terms of access: research only, not to be redistributed"
+_TINY_FILES = ("wnids.txt", "val/val_annotations.txt", "val/images", "train", "train/*/images")
+SETS: dict[str, DataSet] = {
+    "digits": DataSet(
+        lambda root: digits(), (), "nothing", "comes with scikit-learn",
+        "CC BY 4.0 (UCI, optical recognition of handwritten digits)",
+    ),
+    "mnist": DataSet(
+        _mnist, tuple(f"mnist/{name}{ending}" for name in MNIST_SHA256 for ending in ("", ".gz")),
+        "the four files mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]", "sha256", "CC BY-SA 3.0",
+    ),
+    "cifar10": DataSet(
+        lambda root: _cifar(root, 10), ("cifar-10-batches-bin/*", "cifar-10-binary.tar.gz"),
+        "the binary version, cifar-10-binary.tar.gz or its folder cifar-10-batches-bin/,",
+        "md5 of the archive; size and number of images per class of its folder", _CIFAR_TERMS,
+    ),
+    "cifar100": DataSet(
+        lambda root: _cifar(root, 100), ("cifar-100-binary/*", "cifar-100-binary.tar.gz"),
+        "the binary version, cifar-100-binary.tar.gz or its folder cifar-100-binary/,",
+        "md5 of the archive; size and number of images per class of its folder", _CIFAR_TERMS,
+    ),
+    "cifar10_subset": DataSet(
+        _cifar10_subset, ("cifar10_subset/cifar10_subset.npz",), "cifar10_subset/cifar10_subset.npz", "sha256", _CIFAR_TERMS,
+    ),
+    "tiny_imagenet": DataSet(
+        _tiny_imagenet, ("tiny-imagenet-200.zip", *(f"tiny-imagenet-200/{name}" for name in _TINY_FILES)),
+        "Tiny ImageNet as it is distributed, tiny-imagenet-200.zip or unpacked as tiny-imagenet-200/,",
+        "md5 of the zip; number of files of its folder", _IMAGENET_TERMS,
+    ),
+    "tiny_imagenet_subset": DataSet(
+        lambda root: _tiny_imagenet_subset(root, halve=False), ("tiny_imagenet_subset/tiny_imagenet_subset.npz",),
+        "tiny_imagenet_subset/tiny_imagenet_subset.npz", "sha256", _IMAGENET_TERMS,
+    ),
+    "tiny_imagenet_32": DataSet(
+        lambda root: _tiny_imagenet_subset(root, halve=True), ("tiny_imagenet_subset/tiny_imagenet_subset.npz",),
+        "tiny_imagenet_subset/tiny_imagenet_subset.npz", "sha256", _IMAGENET_TERMS,
+    ),
+    "imagenet32": DataSet(
+        _imagenet32, ("imagenet32/*.npy",),
+        "one file of 32×32 images per class, imagenet32/0.npy, imagenet32/1.npy, …, each [700, 3, 32, 32],",
+        "header and size of every file", _IMAGENET_TERMS,
+    ),
+}  # fmt: skip
+DATASETS = tuple(SETS)

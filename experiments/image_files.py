@@ -1,4 +1,4 @@
-"""The file formats of the image data sets: IDX, the CIFAR binary version, JPEG bytes in an npz, one .npy per class.
+"""The file formats of the image data sets: IDX, the CIFAR binary version, JPEG files (loose, zip or npz), one .npy per class.
 
 Each reader checks what it reads (size, header, range of labels, checksum where one is known) before it returns anything, and
 turns every defect into a ``DataError`` of one line: the file, what is wrong, what to do. Nothing here unpickles: a pickle
@@ -10,8 +10,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import struct
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,11 +35,24 @@ def read(path: Path, unpack: bool = True) -> bytes:
     """The bytes of a file, unpacked if its name ends in ``.gz`` (and ``unpack`` is true)."""
     try:
         data = path.read_bytes()
-        return gzip.decompress(data) if unpack and path.suffix == ".gz" else data
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is corrupt or truncated ({error}); fetch it again") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    return gunzip(data, path) if unpack and path.suffix == ".gz" else data
+
+
+def gunzip(data: bytes, where: str | Path) -> bytes:
+    """Unpack gzip.
+
+    >>> gunzip(gzip.compress(b"abc"), "f")
+    b'abc'
+    >>> gunzip(b"<html>", "f")
+    Traceback (most recent call last):
+    experiments.image_files.DataError: f is corrupt or truncated (Not a gzipped file (b'<h')); fetch it again
+    """
+    try:
+        return gzip.decompress(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{where} is corrupt or truncated ({error}); fetch it again") from error
 
 
 def check_digest(data: bytes, where: str | Path, expected: str, algorithm: str = "sha256") -> None:
@@ -49,7 +64,20 @@ def check_digest(data: bytes, where: str | Path, expected: str, algorithm: str =
     experiments.image_files.DataError: f has sha256 a52d159f262b2c6ddb724a61840befc36eb30c88877a4030b65cbe86298449c9,
     expected ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad: another file, or a corrupt one; fetch it again
     """
-    found = hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
+    _compare(hashlib.new(algorithm, data, usedforsecurity=False).hexdigest(), where, expected, algorithm)
+
+
+def check_file(path: Path, expected: str, algorithm: str = "sha256", where: str | Path = "") -> None:
+    """The same for a file of any size, which may be named otherwise in the message."""
+    try:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    _compare(found, where or path, expected, algorithm)
+
+
+def _compare(found: str, where: str | Path, expected: str, algorithm: str) -> None:
     if found != expected:
         raise DataError(
             f"{where} has {algorithm} {found}, expected {expected}: another file, or a corrupt one; fetch it again"
@@ -119,6 +147,27 @@ def read_npz(path: Path, sha256: str) -> Mapping[str, NDArray]:
     check_digest(data, path, sha256)
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
+
+
+class Zipped:
+    """The files of a zip archive with a known checksum, read one at a time; nothing is extracted to disk.
+
+    ``members`` are the paths below ``top``; ``zipped(member)`` gives the bytes of one.
+    """
+
+    def __init__(self, path: Path, md5: str, top: str) -> None:
+        check_file(path, md5, "md5")
+        self.path, self.top = path, top
+        self._archive, self._process = zipfile.ZipFile(path), os.getpid()
+        self.members = [name.removeprefix(top) for name in self._archive.namelist() if name.startswith(top)]
+
+    def __call__(self, member: str) -> bytes:
+        if os.getpid() != self._process:  # a forked process would share the position in the file with its parent
+            self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
+        try:
+            return self._archive.read(self.top + member)
+        except (KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{self.path}: {member} cannot be read ({error}); fetch it again") from error
 
 
 def decode_jpeg(data: bytes, where: str, size: int) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """The table of a folder of runs: append-only parts, read and sorted, with the provenance of every row.
 
-A run is a folder with ``config.json`` and parts that are only ever added (``experiments.online.checkpoints``). The table has one
+A run is a folder with ``config.json`` and parts that are only ever added (``experiments.checkpoints``). The table has one
 line per run, seed and task (or record of an online stream). Columns that hold wall time are left out of ``lop results DIR --csv``,
 so that two runs of one configuration can be compared with ``diff``.
 """
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.checkpoints import load_rows
 from experiments.errors import Failure
-from experiments.online.checkpoints import load_rows
 from experiments.online.config import STREAMS as ONLINE_STREAMS
 from experiments.online.runner import COLUMNS
 from experiments.run import REASONS

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.online.checkpoints import load_parts, open_run, save_part
+from experiments.checkpoints import load_parts, open_run, save_part
 from experiments.run_claim_rows import CLAIMS, pack, stack
 from experiments.run_config import Run
 from experiments.run_layered import Totals, applies, train_compiled

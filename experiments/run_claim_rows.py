@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.checkpoints import load_rows
 from experiments.errors import Failure
-from experiments.online.checkpoints import load_rows
 
 __all__ = [
     "CLAIMS",

@@ -42,7 +42,7 @@ class Program:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on: configuration, data and versions (its rounding depends on these)."""
         images = self.streams[0].images
-        versions = {name: metadata.version(name) for name in ("torch", "numpy", "scipy")}
+        versions = {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "numba")}
         return {
             **as_json(self.config),
             "data_sha256": images.fingerprint if images else "",

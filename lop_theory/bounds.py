@@ -48,6 +48,9 @@ __all__ = [
     "gate_bound",
     "gate_nullity",
     "GateNullity",
+    "GateSystem",
+    "gate_system",
+    "new_softmax_shifts",
     "gate_null_directions",
     "softmax_shift_dimension",
     "cloned_rank",
@@ -186,13 +189,13 @@ def gate_null_directions(
     check_loss_kind(kind)
     gates = _pattern(dag, theta, x, gates)
     columns: list[np.ndarray] = []
-    system = _system(gates)
+    system = gate_system(gates)
     for p in [*system.closed, *system.silent]:
         columns.append(_combination(dag, {int(p): 1}))
     for params, rows in system.equations:
         columns += [_combination(dag, dict(zip(params.tolist(), a, strict=True))) for a in _kernel(rows)]
     if kind == "cross_entropy":
-        for params in _new_shifts(gates):
+        for params in new_softmax_shifts(gates):
             columns.append(_combination(dag, dict.fromkeys(params.tolist(), 1)))
     flat = [entry for column in columns for entry in column]
     return flint.fmpq_mat(len(columns), dag.num_params, flat).transpose()
@@ -214,7 +217,7 @@ def softmax_shift_dimension(dag: Dag) -> int:
 # -- solving (1) -------------------------------------------------------------------------------------------------------
 
 
-class _System(NamedTuple):
+class GateSystem(NamedTuple):
     """The solutions of (1): parameters that are null alone, and linear systems for the others.
 
     ``closed``, ``silent``: see :class:`GateNullity`. ``equations``: pairs (parameters [k], rows [R, k] of (1)), on disjoint
@@ -235,9 +238,9 @@ def _pattern(dag: Dag, theta: Any, x: Any, gates: GatePattern | None) -> GatePat
 
 
 def _count(gates: GatePattern, kind: str) -> GateNullity:
-    system = _system(gates)
+    system = gate_system(gates)
     dependent = sum(len(params) - _row_rank(rows) for params, rows in system.equations)
-    shift = len(_new_shifts(gates)) if kind == "cross_entropy" else 0
+    shift = len(new_softmax_shifts(gates)) if kind == "cross_entropy" else 0
     return GateNullity(len(system.closed), len(system.silent), dependent, shift)
 
 
@@ -257,7 +260,14 @@ def _groups(dag: Dag) -> tuple[np.ndarray, ...]:
     return tuple(np.split(edges[order], np.flatnonzero(np.diff(label[order])) + 1))
 
 
-def _system(gates: GatePattern) -> _System:
+def gate_system(gates: GatePattern) -> GateSystem:
+    """(1), parameter by parameter where it splits.
+
+    >>> from lop_theory.architectures import mlp
+    >>> system = gate_system(gate_pattern(mlp([1, 2, 1]), [1, 1, 1, -9, 1, 1, 0], [[2], [3]]))    # the second unit is dead
+    >>> system.closed.tolist(), system.silent.tolist(), [params.tolist() for params, _ in system.equations]
+    ([1, 3], [5], [[0, 2], [6]])
+    """
     dag = gates.dag
     edges = np.flatnonzero(dag.param >= 0)
     sources, is_open = dag.source[edges], gates.open[:, dag.target[edges]]
@@ -271,7 +281,7 @@ def _system(gates: GatePattern) -> _System:
     chosen = ~moving & sounding
     picked = (group[chosen[dag.param[group]]] for group in _groups(dag)) if chosen.any() else ()
     equations = [_equations(gates, group) for group in picked if len(group)]
-    return _System(np.flatnonzero(~opened), np.flatnonzero(opened & ~sounding), equations)
+    return GateSystem(np.flatnonzero(~opened), np.flatnonzero(opened & ~sounding), equations)
 
 
 def _equations(gates: GatePattern, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -338,12 +348,16 @@ def _shifts(dag: Dag) -> list[tuple[int, np.ndarray]]:
     return [(int(u), dag.param[into[dag.source[into] == u]]) for u in sources[counts == dag.num_outputs]]
 
 
-def _new_shifts(gates: GatePattern) -> list[np.ndarray]:
+def new_softmax_shifts(gates: GatePattern) -> list[np.ndarray]:
     """Parameters of those shifts that together extend the solutions of (1) to a basis of the sum of both subspaces.
 
     Σ_u c_u a_u solves (1) iff c vanishes on the sources that are not static, and Σ_u c_u h_u(n) = 0 for all n (each
     output is open on every sample and gives the same equations). So the intersection has dimension
     #static − rank [h_u(n)], and new are the sources that are not static and, of the static ones, independent columns.
+
+    >>> from lop_theory.architectures import mlp
+    >>> [params.tolist() for params in new_softmax_shifts(gate_pattern(mlp([1, 2]), [1, 2, 3, 4], [[5], [6]]))]
+    [[0, 1], [2, 3]]
     """
     shifts = _shifts(gates.dag)
     static = [gates.static[:, u].all() for u, _ in shifts]

@@ -263,8 +263,8 @@ def modular_hessian(dag: Dag, run: ExactPass, y: Any, kind: str, prime: int) -> 
     ops = balanced(prime)
     weights = tuple(ops.reduce(w.modulo(prime)) for w in run.weights)
     h = {b: ops.reduce(v.modulo(prime)) for b, v in run.h.items()}
-    slopes, bends = _slopes_and_bends(ops, dag, run, prime)
-    gradient, loss_hessian = _loss_parts(ops, run.output, y, kind, prime)
+    slopes, bends = modular_slopes_and_bends(ops, dag, run, prime)
+    gradient, loss_hessian = modular_loss_derivatives(ops, run.output, y, kind, prime)
     out = ops.zeros((dag.num_params, dag.num_params))
     for first in range(0, len(gradient), _SAMPLES):
         rows = slice(first, first + _SAMPLES)
@@ -275,10 +275,18 @@ def modular_hessian(dag: Dag, run: ExactPass, y: Any, kind: str, prime: int) -> 
     return np.asarray(out)
 
 
-def _slopes_and_bends(
+def modular_slopes_and_bends(
     ops: Arithmetic, dag: Dag, run: ExactPass, prime: int
 ) -> tuple[dict[int, FloatArray], dict[int, FloatArray]]:
-    """f' and f'' [N, n] mod p by block; f'' is left out altogether if every activation is piecewise linear."""
+    """f' and f'' [N, n] mod p by block; f'' is left out altogether if every activation is piecewise linear.
+
+    >>> from lop_theory.architectures import mlp
+    >>> net = mlp([1, 1, 1], "square")
+    >>> run = exact_forward(net, [2, 0, 1, 0], [[3]])                                             # z = 6, f' = 12, f'' = 2
+    >>> slopes, bends = modular_slopes_and_bends(balanced(7), net, run, 7)
+    >>> slopes[2].tolist(), bends[2].tolist()
+    ([[-2.0]], [[2.0]])
+    """
     slopes: dict[int, FloatArray] = {}
     bends: dict[int, FloatArray] = {}
     for b, z in run.z.items():
@@ -310,8 +318,15 @@ def _horner(ops: Arithmetic, activation: Activation, z: FloatArray, order: int, 
     return total
 
 
-def _loss_parts(ops: Arithmetic, output: Scaled, y: Any, kind: str, prime: int) -> tuple[FloatArray, FloatArray]:
-    """Gradient [N, O] and Hessian [N, O, O] of the sum of the losses at the outputs, mod p."""
+def modular_loss_derivatives(
+    ops: Arithmetic, output: Scaled, y: Any, kind: str, prime: int
+) -> tuple[FloatArray, FloatArray]:
+    """Gradient [N, O] and Hessian [N, O, O] of the sum of the losses at the outputs, mod p.
+
+    >>> output = Scaled.of(rational_array([["1/2", 0]]))
+    >>> modular_loss_derivatives(balanced(7), output, [[0, 1]], "mse_sum", 7)[0].tolist()          # 1/2 = 4 = −3
+    [[-3.0, -1.0]]
+    """
     samples, outputs = output.matrix.nrows(), output.matrix.ncols()
     identity = np.eye(outputs)
     if kind != "cross_entropy":

@@ -38,8 +38,9 @@ largest.) If moreover the features [s_n h_j, c_n] of all groups, and a one, are 
 for the whole batch: it shares the one with the bias.)
 
 *Arithmetic.* Dimensions are ranks modulo a prime. They are proved where the answer does not depend on the prime: A is
-replaced by what is known of its kernels whatever the targets (:func:`_proved_dimension`), else, for small squared-loss
-problems, solved over Q. ``NullityBook.certified`` says whether P − total is a proved upper bound of the rank.
+replaced by what is known of its kernels whatever the targets (:func:`lop_theory.alike.proved_dimension`), else, for small
+squared-loss problems, the equations are solved over Q. ``NullityBook.certified`` says whether P − total is a proved upper
+bound of the rank.
 
 Sources: Spectral Collapse (arXiv 2509.22335) for dead units, Barriers (arXiv 2510.00304) for clones; the theorem is ours.
 """
@@ -57,9 +58,7 @@ import numpy as np
 from lop_theory.activations import get_activation
 from lop_theory.alike import Group, System, groups, proved_dimension, solutions
 from lop_theory.arithmetic import rational_array
-from lop_theory.bounds import _new_shifts as new_shifts
-from lop_theory.bounds import _system as gate_system
-from lop_theory.bounds import gate_null_directions, gate_nullity
+from lop_theory.bounds import gate_null_directions, gate_nullity, gate_system, new_softmax_shifts
 from lop_theory.dag import Dag
 from lop_theory.forward import check_loss_kind, check_targets
 from lop_theory.gates import GatePattern, gate_pattern
@@ -322,7 +321,7 @@ class _Ledger:
             rows.append(numbers.zeros(len(kernel), gates.dag.num_params))
             rows[-1][:, params] = kernel
             inward.append(params[free])
-        for params in new_shifts(gates) if kind == "cross_entropy" else ():
+        for params in new_softmax_shifts(gates) if kind == "cross_entropy" else ():
             rows.append(numbers.zeros(1, gates.dag.num_params))
             rows[-1][0, params] = 1
             onward.append(params[:1])

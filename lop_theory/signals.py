@@ -15,9 +15,13 @@ from lop_theory.arithmetic import RATIONALS, rational_array
 from lop_theory.dag import FIRST_COMPUTED_BLOCK, Dag
 from lop_theory.forward import apply_activations, loss_derivatives, run_forward
 from lop_theory.gates import GatePattern
-from lop_theory.modular import ExactPass, UnusablePrimeError, balanced
-from lop_theory.modular import _loss_parts as modular_loss_parts
-from lop_theory.modular import _slopes_and_bends as modular_slopes
+from lop_theory.modular import (
+    ExactPass,
+    UnusablePrimeError,
+    balanced,
+    modular_loss_derivatives,
+    modular_slopes_and_bends,
+)
 
 __all__ = ["Numbers", "Signals", "rational_signals", "residue_signals", "signals_without_targets"]
 
@@ -92,7 +96,7 @@ class Numbers:
 
 @dataclass(frozen=True, eq=False)
 class Signals:
-    """θ [P], h, δ, slope f', bend f'' and intercept [N, num_units] of every unit, as ``numbers``."""
+    """θ [P]; activation h, error signal δ, slope f' and bend f'' [N, num_units] of every unit; entries as ``numbers`` says."""
 
     numbers: Numbers
     theta: np.ndarray
@@ -141,8 +145,8 @@ def residue_signals(dag: Dag, theta: Any, run: ExactPass, y: Any, kind: str, pri
     numbers, ops = Numbers(prime), balanced(prime)
     weights = tuple(w.modulo(prime) for w in run.weights)
     h = {b: v.modulo(prime) for b, v in run.h.items()}
-    slopes, bends = modular_slopes(ops, dag, run, prime)
-    at_output = modular_loss_parts(ops, run.output, y, kind, prime)[0]
+    slopes, bends = modular_slopes_and_bends(ops, dag, run, prime)
+    at_output = modular_loss_derivatives(ops, run.output, y, kind, prime)[0]
     return _signals(numbers, dag, numbers.convert(theta), weights, h, slopes, bends, at_output)
 
 

@@ -138,6 +138,18 @@ class Certificate:
     prove: Callable[[], str]
 
 
+def require(condition: bool, step: str) -> None:
+    """Raise unless a step of a symbolic proof is as stated; for use in ``prove``.
+
+    >>> require(1 + 1 == 3, "the sum")
+    Traceback (most recent call last):
+    ...
+    AssertionError: the symbolic proof breaks at: the sum
+    """
+    if not condition:
+        raise AssertionError(f"the symbolic proof breaks at: {step}")
+
+
 @dataclass(frozen=True)
 class Claim:
     """One statement. See the module docstring; ``cost`` scales the number of instances (2 = half as many)."""

@@ -28,8 +28,9 @@ from experiments.datasets import load as load_data
 from experiments.errors import Failure
 from experiments.figures import registry, style
 from experiments.figures.record import SCALES, Context, Data, Figure
-from experiments.figures.store import UNFINISHED, write_tables
+from experiments.figures.store import write_tables
 from experiments.figures.table import Expected, Judged, as_csv, as_markdown, judge_all, read_expected
+from experiments.files import UNFINISHED
 
 __all__ = ["Made", "make_figure", "build"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from experiments.errors import Failure
+from experiments.files import write_whole
 
-__all__ = ["read_tables", "write_tables", "write_whole", "UNFINISHED"]
-
-UNFINISHED = ".unfinished-"  # what a kill in the middle of writing leaves behind; never read
+__all__ = ["read_tables", "write_tables"]
 
 
 def write_tables(
@@ -25,6 +22,7 @@ def write_tables(
 ) -> None:
     """Write named tables of columns [N], and texts about them in the metadata of the file, all or nothing.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path, first = Path(folder) / "data.parquet", {"x": np.arange(2), "who": np.array(["u", "v"])}
     ...     write_tables(path, {"a": first, "b": {"y": np.ones(1)}})
@@ -75,17 +73,3 @@ def read_tables(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
 def _numpy(column: Any) -> NDArray[Any]:
     array: NDArray[Any] = column.to_numpy()
     return array
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """All or nothing: write beside, flush to the disk, rename."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.checkpoints import load_parts, open_run, save_part
 from experiments.online import kernels as K
-from experiments.online.checkpoints import load_parts, open_run, save_part
 from experiments.online.config import (
     ACTIVATIONS,
     ADAM_EPS,

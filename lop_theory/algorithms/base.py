@@ -331,17 +331,21 @@ def normal_like(params: Params, generator: Sequence[torch.Generator]) -> Params:
         raise ValueError(f"{len(generator)} generators for {first.shape[0]} replicas: pass one each, see generators()")
     sizes = [p[0].numel() for p in params]
     if first.device.type == "cpu" and first.dtype in (torch.float32, torch.float64):
-        from lop_theory.algorithms.normals import normals
-
-        keys = [int(torch.empty((), dtype=torch.int64).random_(generator=source)) for source in generator]
-        numbers = torch.from_numpy(
-            normals(np.array(keys, np.uint64), sum(sizes), str(first.dtype).removeprefix("torch."))
-        )
-    else:
-        numbers = first.new_empty(len(generator), sum(sizes))
-        for row, source in zip(numbers, generator, strict=True):
-            row.normal_(generator=source)
+        return _normal_from_keys(params, sizes, generator)
+    numbers = first.new_empty(len(generator), sum(sizes))
+    for row, source in zip(numbers, generator, strict=True):
+        row.normal_(generator=source)
     return tuple(n.reshape(p.shape) for n, p in zip(numbers.split(sizes, dim=1), params, strict=True))
+
+
+def _normal_from_keys(params: Params, sizes: Sequence[int], generator: Sequence[torch.Generator]) -> Params:
+    from lop_theory.algorithms.normals import normals
+
+    drawn = [int(torch.empty((), dtype=torch.int64).random_(generator=source)) for source in generator]
+    keys, dtype = np.array(drawn, np.uint64), str(params[0].dtype).removeprefix("torch.")
+    pairs = [sum((size + 1) // 2 for size in sizes[:k]) for k in range(len(sizes))]
+    rows = zip(params, sizes, pairs, strict=True)
+    return tuple(torch.from_numpy(normals(keys, size, dtype, pair)).reshape(p.shape) for p, size, pair in rows)
 
 
 def gradients(params: Params, ctx: Context) -> Params:

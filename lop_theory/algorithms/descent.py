@@ -94,7 +94,14 @@ def _with_velocity(name: str, lr: Scalar, mu: Scalar, ahead: bool) -> Algorithm:
     check_scalar("lr", lr)
     check_scalar("mu", mu, 0.0, 1.0)
 
+    def compiles(*tensors: Tensor) -> bool:
+        return bool(elementwise().applies(*tensors))
+
     def update(params: Params, grads: Params, state: VelocityState, ctx: Context) -> tuple[Params, VelocityState]:
+        if not ahead and all(map(compiles, params, grads, state.velocity)):
+            rows = zip(params, grads, state.velocity, strict=True)
+            pairs = [elementwise().momentum_step(p, g, v, lr, mu) for p, g, v in rows]
+            return tuple(p for p, _ in pairs), VelocityState(tuple(v for _, v in pairs))
         velocity = tuple((per_replica(mu, v) * v).add_(g) for v, g in zip(state.velocity, grads, strict=True))
         steps = velocity
         if ahead:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lop_theory.algorithms.base import Scalar, per_replica
 
-__all__ = ["applies", "subtract", "AdamStep"]
+__all__ = ["AdamStep", "applies", "momentum_step", "subtract"]
 
 Floats = NDArray[np.floating]
 compiled: Any = njit(nogil=True, cache=True, error_model="numpy")
@@ -80,6 +80,37 @@ def subtract(p: Tensor, step: Tensor, rate: Scalar) -> Tensor:
     new = torch.empty_like(p)
     _subtract(p.numpy().reshape(-1), step.numpy().reshape(-1), _column(rate, p), len(p), new.numpy().reshape(-1))
     return new
+
+
+@compiled
+def _momentum_one(p: Floats, g: Floats, v: Floats, keep: float, factor: float, new: Floats, velocity: Floats) -> None:
+    for i in range(p.size):
+        speed = keep * v[i] + g[i]
+        velocity[i] = speed
+        new[i] = speed * factor + p[i]
+
+
+@compiled
+def _momentum(
+    p: Floats, g: Floats, v: Floats, mu: Floats, rate: Floats, replicas: int, new: Floats, velocity: Floats
+) -> None:
+    size = p.size // replicas
+    for r in range(replicas):
+        own = slice(r * size, (r + 1) * size)
+        keep, factor = mu[r % mu.size], -rate[r % rate.size]
+        _momentum_one(p[own], g[own], v[own], keep, factor, new[own], velocity[own])
+
+
+def momentum_step(p: Tensor, g: Tensor, v: Tensor, rate: Scalar, mu: Scalar) -> tuple[Tensor, Tensor]:
+    """θ and v after v ← μ v + g, θ ← θ − η v; η and μ are floats or tensors [R].
+
+    >>> momentum_step(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1), 0.25, 0.5)
+    (tensor([[0.6250]]), tensor([[1.5000]]))
+    """
+    given = [t.contiguous().numpy().reshape(-1) for t in (p, g, v)]
+    new = tuple(torch.empty_like(p, memory_format=torch.contiguous_format) for _ in range(2))
+    _momentum(*given, _column(mu, p), _column(rate, p), len(p), *(t.numpy().reshape(-1) for t in new))
+    return new[0], new[1]
 
 
 class _Settings(NamedTuple):

@@ -86,19 +86,19 @@ def _chunk(
 
 @compiled
 def _fill(
-    keys: NDArray[np.uint64], out: Floats, words: NDArray[np.uint64], u: Floats, mantissa: Any, e: Floats,
+    keys: NDArray[np.uint64], pair: int, out: Floats, words: NDArray[np.uint64], u: Floats, mantissa: Any, e: Floats,
     shift: np.uint64, scale: float, root_half: Any, bits: Any, one: float, logs: Floats, cosines: Floats, sines: Floats,
 ) -> None:  # fmt: skip
     for r in range(keys.size):
         for first in range(0, out.shape[1] // 2, words.size):
             n = min(words.size, out.shape[1] // 2 - first)
             x, y = out[r, 2 * first : 2 * first + n], out[r, 2 * first + n : 2 * (first + n)]
-            _chunk(keys[r], first, x, y, words[:n], u[:n], mantissa[:n], e[:n], shift, scale, root_half, bits, one,
+            _chunk(keys[r], pair + first, x, y, words[:n], u[:n], mantissa[:n], e[:n], shift, scale, root_half, bits, one,
                    logs, cosines, sines)  # fmt: skip
 
 
-def normals(keys: NDArray[np.uint64], count: int, dtype: str) -> Floats:
-    """``count`` numbers for each key, [R, count], in "float32" or "float64".
+def normals(keys: NDArray[np.uint64], count: int, dtype: str, pair: int = 0) -> Floats:
+    """``count`` numbers for each key, from pair number ``pair`` on, [R, count], in "float32" or "float64".
 
     >>> keys = np.array([3, 5], np.uint64)
     >>> both, single = normals(keys, 7, "float64"), normals(keys, 7, "float32")
@@ -110,7 +110,7 @@ def normals(keys: NDArray[np.uint64], count: int, dtype: str) -> Floats:
     out = np.empty((len(keys), count + count % 2), dtype)
     u, e, words = np.empty(CHUNK, dtype), np.empty(CHUNK, dtype), np.empty(CHUNK, np.uint64)
     _fill(
-        keys, out, words, u, u.view(type(root_half)), e, np.uint64(64 - precision), own(2.0**-precision), root_half, bits,
+        keys, pair, out, words, u, u.view(type(root_half)), e, np.uint64(64 - precision), own(2.0**-precision), root_half, bits,
         own(1),
         np.array([1 / d for d in range(logs, 0, -2)], dtype),
         np.array([1 / (d * (d - 1)) for d in range(angle, 0, -2)], dtype),

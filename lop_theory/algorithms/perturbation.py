@@ -41,6 +41,11 @@ __all__ = ["gradient_noise", "noisy_sgd", "initial_like", "shrink_and_perturb", 
 Draw: TypeAlias = Callable[[Params, Sequence[torch.Generator]], Params]
 
 
+def _length(tensor: Tensor) -> Tensor:
+    """‖·‖ of each replica [R]: several times as quick as ``torch.linalg.vector_norm``, which does not use vectors here."""
+    return tensor.flatten(1).square().sum(dim=1).sqrt()
+
+
 def gradient_noise(optimizer: Algorithm, scale: Scalar, decay: Scalar = 1.0, relative: str = "coordinate") -> Algorithm:
     """The optimiser on a noisy gradient (Joudaki et al., 2510.00304: σ = 0.01, λ = 0.99; tensors one by one).
 
@@ -63,9 +68,9 @@ def gradient_noise(optimizer: Algorithm, scale: Scalar, decay: Scalar = 1.0, rel
         raise ValueError(f"relative = {relative!r}: the noise is relative per 'coordinate' (as coded) or in 'norm'")
 
     def noisy(g: Tensor, xi: Tensor, step: int) -> Tensor:
-        size = per_replica(g.flatten(1).norm(dim=1), g)
+        size = per_replica(_length(g), g)
         if relative == "norm":
-            length = per_replica(xi.flatten(1).norm(dim=1), xi)
+            length = per_replica(_length(xi), xi)
             size = size / length.where(length > 0, torch.ones_like(length))
         factor = (per_replica(scale, g) * per_replica(decay, g) ** step) * size
         return xi.mul_(factor).add_(g)  # in place: xi was drawn for this

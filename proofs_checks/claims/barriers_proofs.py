@@ -14,17 +14,12 @@ from sympy import MatrixSymbol, ZeroMatrix
 
 from lop_theory.dag import Dag
 from lop_theory.partition import UnitPartition, block_pairs
-from proofs_checks.claim import Certificate, Scope, Strength
+from proofs_checks.claim import Certificate, Scope, Strength, require
 from proofs_checks.claims.barriers_graphs import Edge, equitable_subspace, network, partition_of
 
 
 def _sizes(names: str) -> tuple[sympy.Symbol, ...]:
     return sympy.symbols(names, integer=True, positive=True)
-
-
-def _check(condition: bool, what: str) -> None:
-    if not condition:
-        raise AssertionError(f"the symbolic proof breaks at: {what}")
 
 
 # -- affine manifolds, and the balance of a homogeneous unit ---------------------------------------------------------
@@ -38,7 +33,7 @@ def prove_affine_step() -> str:
     c = MatrixSymbol("c", codim, 1)
     residual = (a * (theta - gradients * s) - c).expand()
     on_manifold = residual.subs(a * theta, c).subs(a * gradients, ZeroMatrix(codim, samples)).doit()
-    _check(on_manifold == ZeroMatrix(codim, 1), "A(θ − G s) = c")
+    require(on_manifold == ZeroMatrix(codim, 1), "A(θ − G s) = c")
     return (
         "A(θ − G s) − c = 0 whenever Aθ = c and AG = 0, where the columns of G are sample gradients at θ and s holds "
         "rates and batch of one step; the new point is on M, where AG = 0 again, so every sequence of steps stays"
@@ -59,7 +54,7 @@ def prove_balance_drift(most: int = 3) -> str:
             after = sum((a - eta * g) ** 2 for a, g in zip(w, g_in, strict=True))
             after -= sum((a - eta * g) ** 2 for a, g in zip(out, g_out, strict=True))
             drift = eta**2 * (sum(g**2 for g in g_in) - sum(g**2 for g in g_out))
-            _check(sympy.expand(after - before - drift) == 0, f"balance with {fan_in} inputs and {fan_out} outputs")
+            require(sympy.expand(after - before - drift) == 0, f"balance with {fan_in} inputs and {fan_out} outputs")
     return (
         f"for fan-in and fan-out up to {most}: a step of size η on one sample adds exactly η²(‖g_in‖² − ‖g_out‖²) to the "
         "balance; the linear term is 0, so the gradient is tangent to every level set"
@@ -83,17 +78,17 @@ def prove_block_algebra() -> str:
     h, d = MatrixSymbol("H", k, k), MatrixSymbol("D", k, k)  # diag(h̃), diag(δ̃)
     vector = MatrixSymbol("v", k, 1)
     eta = sympy.Symbol("eta")
-    _check((w * p * vector).subs(w * p, p * r) == p * r * vector, "W maps block-constant vectors to such (backward)")
+    require((w * p * vector).subs(w * p, p * r) == p * r * vector, "W maps block-constant vectors to such (backward)")
     forward = (p.T * w).subs(p.T * w, c * p.T).T
-    _check(forward.doit() * vector == p * c.T * vector, "Wᵀ maps block-constant vectors to such (forward)")
+    require(forward.doit() * vector == p * c.T * vector, "Wᵀ maps block-constant vectors to such (forward)")
     rows = ((w - eta * dh * e * dd) * p).expand()
     for left, right in ((w * p, p * r), (dd * p, p * d), (e * p, p * q), (dh * p, p * h)):
         rows = rows.subs(left, right).doit()
-    _check(rows == p * r - eta * p * h * q * d, "row sums after a step")
+    require(rows == p * r - eta * p * h * q * d, "row sums after a step")
     columns = (p.T * (w - eta * dh * e * dd)).expand()
     for left, right in ((p.T * w, c * p.T), (p.T * dh, h * p.T), (p.T * e, s * p.T), (p.T * dd, d * p.T)):
         columns = columns.subs(left, right).doit()
-    _check(columns == c * p.T - eta * h * s * d * p.T, "column sums after a step")
+    require(columns == c * p.T - eta * h * s * d * p.T, "column sums after a step")
     return (
         "with W P = P R, PᵀW = C Pᵀ and biregular edges E P = P Q, PᵀE = S Pᵀ: W and Wᵀ map block-constant vectors to "
         "block-constant ones, and W − η diag(h) E diag(δ) has again equal row and column sums, for any number of units and "
@@ -108,7 +103,7 @@ def prove_forward() -> str:
     p, w, c = MatrixSymbol("P", n, k), MatrixSymbol("W", n, n), MatrixSymbol("C", k, k)
     h = MatrixSymbol("h", k, 1)
     z = (p.T * w).subs(p.T * w, c * p.T).T.doit() * h
-    _check(z == p * c.T * h, "Wᵀ P h̃ = P Cᵀ h̃")
+    require(z == p * c.T * h, "Wᵀ P h̃ = P Cᵀ h̃")
     return (
         "with PᵀW = C Pᵀ: Wᵀ P h̃ = P Cᵀ h̃ for any numbers of units and blocks, whatever the edges, also inside blocks. So if h is "
         "equal in blocks, z is, and f(z) + x with one f per block and inputs equal in blocks is again. From h = 0 this "
@@ -124,16 +119,16 @@ def prove_lumped() -> str:
     d = MatrixSymbol("d", k, 1)  # δ̃
     both = [(p.T * w * p).subs(p.T * w, c * p.T).doit(), (p.T * (w * p)).subs(w * p, p * r).doit()]
     sums = [expression.subs(p.T * p, m) for expression in both]
-    _check(sums == [c * m, m * r], "Pᵀ W P = C M = M R")
+    require(sums == [c * m, m * r], "Pᵀ W P = C M = M R")
     # R = M⁻¹ C M, so W δ of δ = P M⁻¹ δ̃ is P M⁻¹ C δ̃: what the base network passes back, over the size of the block
     pushed = (w * p).subs(w * p, p * r) * m.I * d
-    _check((pushed.subs(r, m.I * c * m)).doit() == p * m.I * c * d, "W P M⁻¹ δ̃ = P M⁻¹ C δ̃")
+    require((pushed.subs(r, m.I * c * m)).doit() == p * m.I * c * d, "W P M⁻¹ δ̃ = P M⁻¹ C δ̃")
     dh, dd = MatrixSymbol("D_h", n, n), MatrixSymbol("D_d", n, n)  # diag(P h̃), diag(P M⁻¹ δ̃)
     h, delta = MatrixSymbol("H", k, k), MatrixSymbol("D", k, k)  # diag(h̃), diag(δ̃); diagonal matrices commute
     step = p.T * dh * e * dd
     for left, right in ((p.T * dh, h * p.T), (p.T * e, s * p.T), (p.T * dd, delta * m.I * p.T)):
         step = step.subs(left, right).doit()
-    _check(step == h * s * delta * m.I * p.T, "column sums of the gradient")
+    require(step == h * s * delta * m.I * p.T, "column sums of the gradient")
     return (
         "PᵀW P = C M = M R with M = PᵀP, so R = M⁻¹ C M; W P M⁻¹ δ̃ = P M⁻¹ C δ̃: δ(v) = δ(ṽ)/|S_v|. The column sums of the "
         "gradient diag(h) E diag(δ) are diag(h̃) S diag(δ̃) M⁻¹ with S_ij = |E_ij|/|S_j|: C_ij moves at the rate η |E_ij|/|S_j|² "
@@ -149,14 +144,14 @@ def prove_persistence() -> str:
         sympy.Symbol("R", positive=True),
     )
     term = room * sympy.Abs(weight) - sympy.Abs(weight) * (room - slack)  # |h| = R − t
-    _check(bool(sympy.factor(term).is_nonnegative), "|w h| ≤ R |w| for |h| ≤ R")
+    require(bool(sympy.factor(term).is_nonnegative), "|w h| ≤ R |w| for |h| ≤ R")
     down, up = sympy.Symbol("a", nonnegative=True), sympy.Symbol("h", nonnegative=True)
-    _check(bool((-down * up).is_nonpositive), "w h ≤ 0 for w ≤ 0 ≤ h")
+    require(bool((-down * up).is_nonpositive), "w h ≤ 0 for w ≤ 0 ≤ h")
     margin = sympy.Symbol("m", positive=True)
-    _check(bool((-down * up - margin).is_negative), "z < 0 with a negative bias")
+    require(bool((-down * up - margin).is_negative), "z < 0 with a negative bias")
     slope, signal, feature, momentum, rate, theta = sympy.symbols("s delta h_u mu eta theta")
     buffer = momentum * 0 + slope * signal * feature
-    _check(buffer.subs(slope, 0) == 0 and (theta - rate * buffer).subs(slope, 0) == theta, "a step with f' = 0")
+    require(buffer.subs(slope, 0) == 0 and (theta - rate * buffer).subs(slope, 0) == theta, "a step with f' = 0")
     return (
         "|w h| ≤ R|w| for |h| ≤ R and w h ≤ 0 for w ≤ 0 ≤ h hold term by term, so b ± R‖w‖₁ bounds z for any fan-in (F-a, F-c) and "
         "b < 0 does under signs (F-b); F-d: z is the same function of the inputs for ever. With f'(z) = 0 on all data the "
@@ -218,7 +213,7 @@ def _prove_on(dag: Dag, partition: UnitPartition) -> None:
     zero = [a[u] - a[v] for a in (h, delta) for b in partition.blocks for u, v in pairwise(b) if u in a]
     zero += [slopes[i] - slopes[j] for q in block_pairs(dag, partition) for i, j in pairwise(dag.param[q.edges])]
     zero += [sum(sympy.Rational(str(c)) * slopes[k] for k, c in row.items()) for row, _ in manifold.equations]
-    _check(bool(zero) and all(sympy.expand(expression) == 0 for expression in zero), "one step on a cloned network")
+    require(bool(zero) and all(sympy.expand(expression) == 0 for expression in zero), "one step on a cloned network")
 
 
 AFFINE_STEP = Certificate(

@@ -37,7 +37,7 @@ from proofs_checks.strategies import integers_array
 
 Matrix = Any  # np.ndarray [targets, sources], or an Invariant
 MatrixStep = Callable[["MatrixCalculus", Matrix, Matrix], tuple[Matrix, Matrix]]
-KEEP, EPSILON, DECAY, NO_DECAY = fmpq(1, 2), fmpq(1, 16), fmpq(1, 2), fmpq(0)
+MOMENTUM, EPSILON, WEIGHT_DECAY, NO_DECAY = fmpq(1, 2), fmpq(1, 16), fmpq(1, 2), fmpq(0)
 QUINTIC = fmpq(34445, 10**4), fmpq(-4775, 10**3), fmpq(20315, 10**4)  # coefficients of x, x³, x⁵ in published code
 
 
@@ -64,7 +64,7 @@ class MatrixCalculus:
 
 def muon(c: MatrixCalculus, g: Matrix, state: Matrix) -> tuple[Matrix, Matrix]:
     """M ← μ M + G; the step is the orthogonal factor of M, by five quintic Newton–Schulz iterations."""
-    m = c.number(KEEP) * state + g
+    m = c.number(MOMENTUM) * state + g
     first, third, fifth = (c.number(coefficient) for coefficient in QUINTIC)
     x = c.unit(m)
     for _ in range(5):
@@ -159,7 +159,7 @@ class MatrixRule:
 
 RULES = (
     MatrixRule("muon", "Muon", muon, lambda zero: zero),
-    MatrixRule("muon-decay", "Muon with decoupled weight decay", muon, lambda zero: zero, DECAY),
+    MatrixRule("muon-decay", "Muon with decoupled weight decay", muon, lambda zero: zero, WEIGHT_DECAY),
     MatrixRule("shampoo", "Shampoo", shampoo, lambda zero: (zero @ zero.T, zero.T @ zero)),
 )
 

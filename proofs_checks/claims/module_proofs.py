@@ -7,12 +7,7 @@ from typing import Any
 import sympy
 from sympy import MatrixSymbol
 
-from proofs_checks.claim import Certificate, Scope, Strength
-
-
-def _check(condition: bool, what: str) -> None:
-    if not condition:
-        raise AssertionError(f"the symbolic proof breaks at: {what}")
+from proofs_checks.claim import Certificate, Scope, Strength, require
 
 
 def _rewrite(expression: Any, *rules: tuple[Any, Any]) -> Any:
@@ -28,15 +23,15 @@ def prove_linear() -> str:
     d, e = MatrixSymbol("D", narrow_in, narrow_in), MatrixSymbol("E", narrow_out, narrow_out)
     w, x = MatrixSymbol("W", narrow_out, narrow_in), MatrixSymbol("x", narrow_in, 1)
     tiled = b * w * d.I * a.T
-    _check(_rewrite(tiled * a * x, (a.T * a, d)) == b * w * x, "W'A x = B W x")
-    _check(_rewrite(b.T * tiled, (b.T * b, e)) == e * w * d.I * a.T, "BᵀW' = U Aᵀ: row sums are equal")
+    require(_rewrite(tiled * a * x, (a.T * a, d)) == b * w * x, "W'A x = B W x")
+    require(_rewrite(b.T * tiled, (b.T * b, e)) == e * w * d.I * a.T, "BᵀW' = U Aᵀ: row sums are equal")
     wide = MatrixSymbol("W'", wide_out, wide_in)
     v, u = MatrixSymbol("V", narrow_out, narrow_in), MatrixSymbol("U", narrow_out, narrow_in)
     g = MatrixSymbol("G", narrow_out, narrow_in)  # gradient δ'hᵀ of block-constant δ' = B δ and h = A x
     columns = _rewrite((wide + b * g * a.T) * a, (wide * a, b * v), (a.T * a, d))
-    _check(columns == b * v + b * g * d, "column sums after a step")
+    require(columns == b * v + b * g * d, "column sums after a step")
     rows = _rewrite(b.T * (wide + b * g * a.T), (b.T * wide, u * a.T), (b.T * b, e))
-    _check(rows == u * a.T + e * g * a.T, "row sums after a step")
+    require(rows == u * a.T + e * g * a.T, "row sums after a step")
     return (
         "with AᵀA = D, BᵀB = E: W' = B W D⁻¹Aᵀ maps A x to B W x, has equal row and column sums, and W' + B G Aᵀ has them "
         "whenever W' has; for all sizes and partitions (a kernel: the same for each tap, since z' = Σ_t W'_t h'(p + t))"
@@ -48,12 +43,12 @@ def prove_statistics() -> str:
     n, k, i = sympy.symbols("n k i", integer=True, positive=True)
     x = sympy.IndexedBase("x")
     s1, s2 = sympy.Sum(x[i], (i, 1, n)), sympy.Sum(x[i] ** 2, (i, 1, n))
-    _check(sympy.simplify(k * s1 / (k * n) - s1 / n) == 0, "mean")
-    _check(sympy.simplify(k * s2 / (k * n) - (k * s1 / (k * n)) ** 2 - (s2 / n - (s1 / n) ** 2)) == 0, "variance")
+    require(sympy.simplify(k * s1 / (k * n) - s1 / n) == 0, "mean")
+    require(sympy.simplify(k * s2 / (k * n) - (k * s1 / (k * n)) ** 2 - (s2 / n - (s1 / n) ** 2)) == 0, "variance")
     p, q = sympy.symbols("p q", positive=True)
     a, b = sympy.symbols("a b")
     difference = sympy.factor((p * a + q * b) / (p + q) - (a + b) / 2)
-    _check(sympy.simplify(difference - (p - q) * (a - b) / (2 * (p + q))) == 0, "unequal copies move the mean")
+    require(sympy.simplify(difference - (p - q) * (a - b) / (2 * (p + q))) == 0, "unequal copies move the mean")
     return (
         "k copies of each of n features: mean and biased variance are those of the n features, for all n and k; with p and q "
         "copies of two features the mean moves by (p − q)(a − b)/(2(p + q)), so equal sizes are needed"
@@ -64,10 +59,10 @@ def prove_head_dim() -> str:
     """Σ over copies of c² q k / √d' = q k / √d iff c = (d'/d)^{1/4}/√m; f copies of everything: c = f^{-1/4}."""
     d, f, m, total, qk = sympy.symbols("d f m D qk", positive=True)
     c = (total / d) ** sympy.Rational(1, 4) / sympy.sqrt(m)
-    _check(sympy.simplify(m * c**2 * qk / sympy.sqrt(total) - qk / sympy.sqrt(d)) == 0, "logits with the factor")
-    _check(sympy.simplify(c.subs({total: f * d, m: f}) - f ** sympy.Rational(-1, 4)) == 0, "the factor for f copies")
+    require(sympy.simplify(m * c**2 * qk / sympy.sqrt(total) - qk / sympy.sqrt(d)) == 0, "logits with the factor")
+    require(sympy.simplify(c.subs({total: f * d, m: f}) - f ** sympy.Rational(-1, 4)) == 0, "the factor for f copies")
     ratio = (f * qk / sympy.sqrt(f * d)) / (qk / sympy.sqrt(d))
-    _check(sympy.simplify(ratio - sympy.sqrt(f)) == 0, "logits without the factor")
+    require(sympy.simplify(ratio - sympy.sqrt(f)) == 0, "logits without the factor")
     return "logits of the expanded head: √f times those of the base without the factor, equal with f^{-1/4} on q and k"
 
 
@@ -76,7 +71,7 @@ def prove_aggregate() -> str:
     layers = sympy.Symbol("L", integer=True, positive=True)
     logged = (2 * layers + layers / (2 * layers)) / (2 * layers + 1)
     gap = sympy.simplify(1 - logged - sympy.Rational(1, 2) / (2 * layers + 1))
-    _check(gap == 0, "the logged number is 1 − 1/(4 L + 2)")
+    require(gap == 0, "the logged number is 1 − 1/(4 L + 2)")
     return "the published aggregate of a perfect clone with L layers is 1 − 1/(4 L + 2) < 1"
 
 

@@ -22,7 +22,18 @@ from lop_theory.gates import gate_pattern
 from lop_theory.modular import UnusablePrimeError, balanced, exact_forward, modular_hessian, primes_for
 from lop_theory.nullity import NullityBook, null_directions, nullity_book, redistributions, residue_directions
 from lop_theory.partition import column_equitable, row_equitable
-from proofs_checks.claim import Assumption, Certificate, Claim, Evidence, Mutant, Scope, Source, Strength, Verdict
+from proofs_checks.claim import (
+    Assumption,
+    Certificate,
+    Claim,
+    Evidence,
+    Mutant,
+    Scope,
+    Source,
+    Strength,
+    Verdict,
+    require,
+)
 from proofs_checks.claims.spectral_rank import compare
 from proofs_checks.instances import (
     Instance,
@@ -188,12 +199,6 @@ def prove_directions() -> str:
         "D²L[u, u'] = D²ℓ[a W + V b, DΨ u'] + tr Aᵀ(a b' + a' b), whose components along b' and a' are aᵀA and A bᵀ: all three "
         "are 0 for a direction of the book, whatever the rest of the network, the data and the loss"
     )
-
-
-def require(condition: bool, what: str) -> None:
-    """Raise unless a step of a symbolic proof is as stated."""
-    if not condition:
-        raise AssertionError(f"the symbolic proof breaks at: {what}")
 
 
 DIRECTIONS = Claim(

@@ -20,14 +20,24 @@ from lop_theory.exact import exact_gauss_newton, exact_residual_hessian
 from lop_theory.gates import GatePattern, gate_pattern
 from lop_theory.nullity import NullityBook
 from lop_theory.rank import exact_rank
-from proofs_checks.claim import Assumption, Certificate, Claim, Evidence, Mutant, Scope, Source, Strength, Verdict
+from proofs_checks.claim import (
+    Assumption,
+    Certificate,
+    Claim,
+    Evidence,
+    Mutant,
+    Scope,
+    Source,
+    Strength,
+    Verdict,
+    require,
+)
 from proofs_checks.claims.nullity_book import (
     DIRECTIONS,
     SOURCE,
     book,
     cloned_networks,
     found_groups,
-    require,
     with_repeats,
 )
 from proofs_checks.instances import Instance, assertion, hessian_rank, network_document, quantity, witness

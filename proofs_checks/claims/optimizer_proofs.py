@@ -28,7 +28,7 @@ from flint import fmpq
 from sympy import MatrixSymbol, OneMatrix
 
 from lop_theory.arithmetic import RATIONALS
-from proofs_checks.claim import Certificate, Scope, Strength
+from proofs_checks.claim import Certificate, Scope, Strength, require
 from proofs_checks.claims.optimizer_rules import Calculus, Rule
 
 NAMES = ("constant", "block constant", "equitable", "any")
@@ -100,11 +100,6 @@ CLASSES = ClassCalculus(RATIONALS, ArrayClass.mapped, lambda c: CONSTANT)
 # -- proofs ----------------------------------------------------------------------------------------------------------
 
 
-def _check(condition: bool, what: str) -> None:
-    if not condition:
-        raise AssertionError(f"the symbolic proof breaks at: {what}")
-
-
 @lru_cache(maxsize=1)
 def prove_lemmas() -> str:
     """The rows of :class:`ArrayClass`, for one block pair with m sources, n targets and the 0/1 matrix E of its edges."""
@@ -124,8 +119,8 @@ def prove_lemmas() -> str:
             right = right.subs(known, value)
         for known, value in columns.items():
             left = left.subs(known, value)
-        _check((right - row * ones_m).expand().doit() == sympy.ZeroMatrix(m, 1), f"rows: {what}")
-        _check((left - column * ones_n.T).expand().doit() == sympy.ZeroMatrix(1, n), f"columns: {what}")
+        require((right - row * ones_m).expand().doit() == sympy.ZeroMatrix(m, 1), f"rows: {what}")
+        require((left - column * ones_n.T).expand().doit() == sympy.ZeroMatrix(1, n), f"columns: {what}")
     return (
         "for a pair with a biregular 0/1 matrix E of any size: b E is equitable, sums of equitable matrices and multiples b W "
         "are equitable; and by definition φ(b E) on the edges is φ(b) E, for any elementwise φ"
@@ -144,7 +139,7 @@ def prove_stays(rule: Rule) -> str:
     states = (CONSTANT,) * rule.states
     for _ in range(1 + rule.states * len(NAMES)):  # classes only grow: by then they stay what they are
         theta, after = rule.step(CLASSES, CONSTANT, start, BLOCK, states)
-        _check(theta <= start, f"{rule.name}: θ {start!r} → {theta!r}, with states {states!r}")
+        require(theta <= start, f"{rule.name}: θ {start!r} → {theta!r}, with states {states!r}")
         states = tuple(max(old, new) for old, new in zip(states, after, strict=True))
     held = f", states {', '.join(map(repr, states))}" if states else ""
     return (
@@ -163,9 +158,11 @@ def stays_certificate(rule: Rule) -> Certificate:
 def prove_trapping() -> str:
     """a θ + φ(g, state) on classes, with a number a for each block pair."""
     after = BLOCK * EQUITABLE + (BLOCK + BLOCK).mapped()
-    _check(after <= EQUITABLE, f"a θ + φ(g, state) is {after!r}")
-    _check(EQUITABLE.mapped() == ANY, "an elementwise map of θ")
-    return f"a θ + φ(g, state) is {after!r} for any φ, also with a number a for each block pair. Lemmas: {prove_lemmas()}"
+    require(after <= EQUITABLE, f"a θ + φ(g, state) is {after!r}")
+    require(EQUITABLE.mapped() == ANY, "an elementwise map of θ")
+    return (
+        f"a θ + φ(g, state) is {after!r} for any φ, also with a number a for each block pair. Lemmas: {prove_lemmas()}"
+    )
 
 
 TRAPPING = Certificate(

@@ -68,8 +68,8 @@ FLOAT64 = Calculus(FLOATS, np.sqrt, lambda c: int(c.p) / int(c.q))
 
 # -- update rules: (calculus, η, θ, g, state) → (θ, state); a state starts at zero -----------------------------------------
 
-MOMENTUM, DECAY, L1, BOUND = fmpq(1, 2), fmpq(1, 2), fmpq(1, 2), fmpq(3, 4)
-KEEP_FIRST, KEEP_SECOND = fmpq(1, 2), fmpq(3, 4)  # β₁ and β₂; 1 − β₂ is a square, so that the first root is exact
+MOMENTUM, WEIGHT_DECAY, L1, BOUND = fmpq(1, 2), fmpq(1, 2), fmpq(1, 2), fmpq(3, 4)
+BETA1, BETA2 = fmpq(1, 2), fmpq(3, 4)  # 1 − β₂ is a square, so that the first root is exact
 EPSILON = fmpq(1, 16)
 
 
@@ -98,14 +98,14 @@ def adagrad(c: Calculus, rate: Any, theta: Array, g: Array, state: State) -> tup
 
 def rmsprop(c: Calculus, rate: Any, theta: Array, g: Array, state: State) -> tuple[Array, State]:
     """s ← β₂ s + (1 − β₂) g², θ − η g / (√s + ε)."""
-    a = c.number(KEEP_SECOND)
+    a = c.number(BETA2)
     s = a * state[0] + (1 - a) * g * g
     return theta - rate * g / (c.root(s) + c.number(EPSILON)), (s,)
 
 
 def _moments(c: Calculus, g: Array, state: State) -> tuple[Array, Array, Array, State]:
     """Mean m and raw v of g², 1 − β₂ᵏ, and the state (raw m, raw v, 1 − β₁ᵏ, 1 − β₂ᵏ); the last two are constant arrays."""
-    a, b = c.number(KEEP_FIRST), c.number(KEEP_SECOND)
+    a, b = c.number(BETA1), c.number(BETA2)
     m, v = a * state[0] + (1 - a) * g, b * state[1] + (1 - b) * g * g
     weights = a * state[2] + (1 - a), b * state[3] + (1 - b)
     return m / weights[0], v, weights[1], (m, v, *weights)
@@ -141,12 +141,12 @@ def clip_weights(c: Calculus, rate: Any, theta: Array, g: Array, state: State) -
 
 def coupled(step: Step) -> Step:
     """Weight decay as part of the gradient: g + λ θ."""
-    return lambda c, rate, theta, g, state: step(c, rate, theta, g + c.number(DECAY) * theta, state)
+    return lambda c, rate, theta, g, state: step(c, rate, theta, g + c.number(WEIGHT_DECAY) * theta, state)
 
 
 def decoupled(step: Step) -> Step:
     """Weight decay beside the step: θ ← (1 − rate · λ) θ."""
-    return lambda c, rate, theta, g, state: step(c, rate, theta - rate * c.number(DECAY) * theta, g, state)
+    return lambda c, rate, theta, g, state: step(c, rate, theta - rate * c.number(WEIGHT_DECAY) * theta, g, state)
 
 
 def lasso(step: Step) -> Step:
@@ -217,14 +217,14 @@ _SPECS: dict[str, dict[str, Any]] = {
     **{rule.name: _spec("sgd") for rule in RULES},
     **{name: _spec("sgd", momentum=MOMENTUM) for name in ("momentum", "momentum-untied-buffers")},
     "nesterov": _spec("sgd", momentum=MOMENTUM, nesterov=True),
-    "sgd-l2": _spec("sgd", weight_decay=DECAY),
-    "momentum-l2": _spec("sgd", momentum=MOMENTUM, weight_decay=DECAY),
+    "sgd-l2": _spec("sgd", weight_decay=WEIGHT_DECAY),
+    "momentum-l2": _spec("sgd", momentum=MOMENTUM, weight_decay=WEIGHT_DECAY),
     "clip-value": _spec("sgd", clip_value=BOUND),
     "l1": _spec("sgd", l1=L1),
     "weight-clipping": _spec("sgd", weight_clip=BOUND),
     **{name: _spec("adam", eps=EPSILON) for name in ("adagrad", "adam", "amsgrad")},
-    "adamw": _spec("adam", eps=EPSILON, weight_decay=DECAY, decoupled=True),
-    "adam-l2": _spec("adam", eps=EPSILON, weight_decay=DECAY),
-    "rmsprop": _spec("rmsprop", alpha=KEEP_SECOND, eps=EPSILON),
-    "rmsprop-l2": _spec("rmsprop", alpha=KEEP_SECOND, eps=EPSILON, weight_decay=DECAY),
+    "adamw": _spec("adam", eps=EPSILON, weight_decay=WEIGHT_DECAY, decoupled=True),
+    "adam-l2": _spec("adam", eps=EPSILON, weight_decay=WEIGHT_DECAY),
+    "rmsprop": _spec("rmsprop", alpha=BETA2, eps=EPSILON),
+    "rmsprop-l2": _spec("rmsprop", alpha=BETA2, eps=EPSILON, weight_decay=WEIGHT_DECAY),
 }

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import sympy
 
-from proofs_checks.claim import Certificate, Scope, Strength
-
-
-def _check(condition: bool, what: str) -> None:
-    if not condition:
-        raise AssertionError(f"the symbolic proof breaks at: {what}")
+from proofs_checks.claim import Certificate, Scope, Strength, require
 
 
 def prove_gate_lemma() -> str:
@@ -26,9 +21,9 @@ def prove_gate_lemma() -> str:
     closed = loss_slope * sympy.Integer(0) * (a1 * moving)  # v closed near θ: J_v is the zero function
     opened = (loss_slope * push * (a1 * h1 + a2 * h2)).subs(h2, -a1 * h1 / a2)  # static sources, equation (1)
     terms = [sympy.simplify(sympy.diff(term, t)) for term in (closed, opened)]
-    _check(terms == [0, 0], "d/dt ∂_a L along a path through θ")
+    require(terms == [0, 0], "d/dt ∂_a L along a path through θ")
     alive = sympy.diff(loss_slope * push * (a1 * moving), t)
-    _check(sympy.simplify(alive) != 0, "a source that moves is not covered")
+    require(sympy.simplify(alive) != 0, "a source that moves is not covered")
     return (
         "d/dt Σ_n g_n J_v Σ_e a_e h_u = 0 along every path through θ, since in each term J_v is the zero function (v closed near "
         "θ) or Σ_e a_e h_u is the constant 0 (static sources): ∂_a L is locally 0, so its gradient H a is 0; for every DAG and "
@@ -42,7 +37,7 @@ def prove_constant_units() -> str:
     w, shift = sympy.MatrixSymbol("W", fed, units), sympy.MatrixSymbol("T", fed, units)
     c, b = sympy.MatrixSymbol("c", units, 1), sympy.MatrixSymbol("b", fed, 1)
     change = ((w + shift) * c + (b - shift * c) - (w * c + b)).expand().doit()
-    _check(change == sympy.ZeroMatrix(fed, 1), "(W + T) c + b − T c = W c + b")
+    require(change == sympy.ZeroMatrix(fed, 1), "(W + T) c + b − T c = W c + b")
     return (
         f"(W + T) c + (b − T c) = W c + b for every T [O, k], so O k directions beside k (I + 1). {prove_gate_lemma()}"
     )
@@ -56,10 +51,10 @@ def prove_batch_statistics() -> str:
     mean = sympy.Sum(z[i], (i, 1, size)) / size
     variance = sympy.Sum((z[i] - mean) ** 2, (i, 1, size)) / size
     normalised = gamma * (z[k] - mean) / sympy.sqrt(variance + eps) + beta
-    _check(not normalised.has(other), "unit v sees no other unit")
+    require(not normalised.has(other), "unit v sees no other unit")
     row, rest = sympy.symbols("w_v theta")
     loss = sympy.Function("L")(rest)  # near θ the activations of a dead unit are 0, whatever its row: L does not see it
-    _check([sympy.diff(loss, row, p) for p in (row, rest)] == [0, 0], "rows of the Hessian at a dead unit")
+    require([sympy.diff(loss, row, p) for p in (row, rest)] == [0, 0], "rows of the Hessian at a dead unit")
     return (
         "the normalised value of a unit is a function of its own row and the batch, for every batch size; so a unit that is dead "
         "on the batch stays at 0 near θ whatever the other rows do, L is locally a function of the other parameters, and the "
@@ -73,6 +68,6 @@ BATCH_STATISTICS = Certificate(
 GATE_LEMMA = Certificate(
     "gate lemma", "one term of the chain rule, along any path", Strength.SYMBOLIC, Scope.CLASS, prove_gate_lemma
 )
-SATURATED_UNITS = Certificate(
+CONSTANT_UNITS = Certificate(
     "constant units", "symbolic matrices of any size", Strength.SYMBOLIC, Scope.CLASS, prove_constant_units
 )

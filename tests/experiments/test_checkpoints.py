@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import checkpoints, files
+from experiments.checkpoints import load_parts, load_rows, open_run, save_part
 from experiments.errors import Failure
-from experiments.online import checkpoints
-from experiments.online.checkpoints import load_parts, load_rows, open_run, save_part
 
 RECORDS = 12
 
@@ -73,8 +73,8 @@ def killed_at(moment: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         return counted
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.os, "replace", change(os.replace))
-        patch.setattr(checkpoints.tempfile, "mkstemp", change(checkpoints.tempfile.mkstemp))
+        patch.setattr(files.os, "replace", change(os.replace))
+        patch.setattr(files.tempfile, "mkstemp", change(files.tempfile.mkstemp))
         patch.setattr(checkpoints.Path, "unlink", lambda path, missing_ok=False: unlink(path, missing_ok))
         unlink = change(os_unlink)
         yield lambda: count
@@ -89,7 +89,7 @@ def os_unlink(path: Path, missing_ok: bool) -> None:
 def test_a_kill_between_any_two_changes_of_the_folder(
     save_every: int, whole: list[list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints.os, "fsync", lambda descriptor: None)  # slow, and no kill of a process can tell
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: None)  # slow, and no kill of a process can tell
     moment, ended = 0, False
     while not ended:
         directory = tmp_path / f"killed{moment}"
@@ -241,7 +241,7 @@ def test_folders_of_earlier_and_later_versions_are_refused(tmp_path: Path) -> No
 def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     code = (
-        "import sys, time; from pathlib import Path; from experiments.online.checkpoints import open_run\n"
+        "import sys, time; from pathlib import Path; from experiments.checkpoints import open_run\n"
         "with open_run(Path(sys.argv[1]), {'records': 12}): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=root, stdout=subprocess.PIPE,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from experiments import datasets, download
-from experiments.datasets import DATASETS, WANTED, DataError, MissingData, data_folder, digits, load
+from experiments.datasets import DATASETS, SETS, DataError, MissingData, data_folder, digits, load
 from experiments.errors import Failure
 from experiments.image_files import ClassFiles, Jpegs, average_2x2, parse_cifar, parse_idx
 
@@ -79,7 +79,7 @@ def test_absent_data_say_what_to_put_where(name, tmp_path):
         with pytest.raises(MissingData) as caught:
             load(name, folder)
         line = one_line(caught)
-        assert name in line and WANTED[name] in line and words in line
+        assert name in line and SETS[name].wanted in line and words in line
 
 
 # -- MNIST ------------------------------------------------------------------------------------------------------------------

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from experiments import sweep
+from experiments.checkpoints import open_run
 from experiments.cli import main
 from experiments.errors import Failure
 from experiments.execute import Config, run_name
-from experiments.online.checkpoints import open_run
 from experiments.online.config import Online
 from experiments.run_config import Run
 from experiments.sweep import DEATHS, Job, RunsFailed, run_many

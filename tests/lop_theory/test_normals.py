@@ -52,3 +52,8 @@ def test_distribution(dtype: str) -> None:
 def test_every_length(count: int) -> None:
     x = normals(KEYS, count, "float32")
     assert x.shape == (40, count) and bool(np.isfinite(x).all()) and len(np.unique(x)) > 0.99 * x.size - 1
+
+
+def test_a_later_start_is_a_part_of_the_whole() -> None:
+    """Pairs 256 … of a key: number 512 is the cosine of pair 256."""
+    np.testing.assert_array_equal(normals(KEYS, 1024, "float64")[:, 512:], normals(KEYS, 512, "float64", pair=256))

@@ -17,8 +17,8 @@ from lop_theory.arithmetic import rational_array
 from proofs_checks.claims import optimizer_rules as rules
 from proofs_checks.claims.optimizer_proofs import ANY, BLOCK, CONSTANT, EQUITABLE, prove_stays
 
-RATE, MOMENTUM, DECAY, EPS = 0.25, float(rules.MOMENTUM), float(rules.DECAY), float(rules.EPSILON)
-ALPHA, BETAS = float(rules.KEEP_SECOND), (float(rules.KEEP_FIRST), float(rules.KEEP_SECOND))
+RATE, MOMENTUM, DECAY, EPS = 0.25, float(rules.MOMENTUM), float(rules.WEIGHT_DECAY), float(rules.EPSILON)
+ALPHA, BETAS = float(rules.BETA2), (float(rules.BETA1), float(rules.BETA2))
 RULES = {rule.name: rule for rule in rules.RULES}
 
 TORCH: dict[str, Callable[[list[torch.Tensor]], torch.optim.Optimizer]] = {

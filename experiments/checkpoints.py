@@ -1,4 +1,4 @@
-"""Checkpoints of a run as a folder: rows that are only ever added, the two newest states, and a lock.
+"""Checkpoints of a run (on images or online) as a folder: rows that are only ever added, the two newest states, and a lock.
 
 ========================  ==============================================================================================
 config.json               what must be the same for the run to go on
@@ -8,11 +8,11 @@ state-{b}.safetensors     the complete state after record b − 1; only the newe
 .unfinished-*             what a kill in the middle of writing leaves behind; never read, removed by the next run
 ========================  ==============================================================================================
 
-A file is written beside its place, flushed to the disk and renamed into place: it is whole or not there. A checkpoint is
-rows first, then the state, then the removal of older states. So after a kill at any moment the newest state has all of its
-rows, and going on from it computes at most the records since then again; rows that are there already are not written again.
-Files are in the safetensors format: plain arrays, no code, read without pickle. A digest of the contents detects damage: a
-damaged state is passed over for the one before (or for the beginning), with a line on stderr; damaged rows are refused.
+A file is whole or not there (:mod:`experiments.files`). A checkpoint is rows first, then the state, then the removal of older
+states. So after a kill at any moment the newest state has all of its rows, and going on from it computes at most the records
+since then again; rows that are there already are not written again. Files are in the safetensors format: plain arrays, no
+code, read without pickle. A digest of the contents detects damage: a damaged state is passed over for the one before (or for
+the beginning), with a line on stderr; damaged rows are refused. A record is a task of a run on images.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,10 +33,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from experiments.errors import Failure, InUse
+from experiments.files import UNFINISHED, write_whole
 
 __all__ = ["load_parts", "load_rows", "open_run", "save_part"]
 
-UNFINISHED, LOCK = ".unfinished-", ".lock"
+LOCK = ".lock"
 KEPT = 2  # states: the newest, and one more in case the newest is damaged
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -52,6 +51,7 @@ def open_run(directory: Path | None, config: dict[str, Any]) -> Iterator[None]:
 
     Raises :class:`Failure` for the folder of another run or of none, and if another process holds it.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name, open_run(Path(name), {"seeds": 3}):
     ...     sorted(path.name for path in Path(name).iterdir())
     ['.lock', 'config.json']
@@ -93,7 +93,7 @@ def _tidy(directory: Path, config: dict[str, Any]) -> None:
     for path in directory.glob(UNFINISHED + "*"):
         path.unlink()
     if not (directory / "config.json").exists():
-        _write(directory / "config.json", (json.dumps(config, indent=1) + "\n").encode())
+        write_whole(directory / "config.json", (json.dumps(config, indent=1) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -135,6 +135,7 @@ def _lock(descriptor: int) -> None:
 def save_part(directory: Path, stop: int, rows: Arrays, state: Arrays) -> None:
     """Write the state after ``stop`` records, and before it the rows [n, …] of the last n of these (n = 0: they are there).
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
     ...     save_part(Path(name), 2, {"loss": np.ones((2, 3))}, {"w": np.zeros(3)})
     ...     rows, state, done = load_parts(Path(name), ["loss"], {"w": np.ones(3)})
@@ -153,26 +154,7 @@ def save_part(directory: Path, stop: int, rows: Arrays, state: Arrays) -> None:
 
 def _write_arrays(path: Path, arrays: Arrays) -> None:
     whole = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-    _write(path, save(whole, metadata={"sha256": _digest(whole)}))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All or nothing: write beside, flush to the disk, rename, flush the folder."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    if sys.platform != "win32":
-        folder = os.open(path.parent, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # some file systems cannot flush a folder
-            os.fsync(folder)
-        os.close(folder)
+    write_whole(path, save(whole, metadata={"sha256": _digest(whole)}))
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------------
