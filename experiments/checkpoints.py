@@ -35,7 +35,7 @@ from safetensors.numpy import save
 from experiments.errors import Failure, InUse
 from experiments.files import UNFINISHED, write_whole
 
-__all__ = ["load_parts", "load_rows", "open_run", "save_part"]
+__all__ = ["check_outside", "load_parts", "load_rows", "open_run", "save_part"]
 
 LOCK = ".lock"
 KEPT = 2  # states: the newest, and one more in case the newest is damaged
@@ -49,7 +49,7 @@ Arrays = Mapping[str, NDArray[Any]]
 def open_run(directory: Path | None, config: dict[str, Any]) -> Iterator[None]:
     """Hold the folder of this run, made if need be, as the only process; None: a run without a folder.
 
-    Raises :class:`Failure` for the folder of another run or of none, and if another process holds it.
+    Raises :class:`Failure` for the folder of another run or of none, or inside a run, and if another process holds it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name, open_run(Path(name), {"seeds": 3}):
@@ -59,6 +59,7 @@ def open_run(directory: Path | None, config: dict[str, Any]) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             if directory is not None:
+                check_outside(directory.parent)
                 directory.mkdir(parents=True, exist_ok=True)
                 _check_owner(directory, config)  # before the lock: nothing is written into a folder that is not ours
                 held.enter_context(_locked(directory))
@@ -67,6 +68,13 @@ def open_run(directory: Path | None, config: dict[str, Any]) -> Iterator[None]:
         except OSError as error:
             raise Failure(f"{directory} cannot be used: {(error.strerror or str(error)).lower()}") from error
         yield
+
+
+def check_outside(out: Path) -> None:
+    """:class:`Failure` if the folder where runs are to be is a run itself."""
+    with contextlib.suppress(OSError):  # what is wrong with the path is said where it is made
+        if (out / "config.json").exists():
+            raise Failure(f"{out} is the folder of a run, which holds no others: choose the folder above it, or a new one")
 
 
 def _check_owner(directory: Path, config: dict[str, Any]) -> None:
@@ -135,6 +143,8 @@ def _lock(descriptor: int) -> None:
 def save_part(directory: Path, stop: int, rows: Arrays, state: Arrays) -> None:
     """Write the state after ``stop`` records, and before it the rows [n, …] of the last n of these (n = 0: they are there).
 
+    Raises :class:`Failure` if that is impossible, such as on a full disk.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
     ...     save_part(Path(name), 2, {"loss": np.ones((2, 3))}, {"w": np.zeros(3)})
@@ -143,9 +153,15 @@ def save_part(directory: Path, stop: int, rows: Arrays, state: Arrays) -> None:
     (2, [0.0, 0.0, 0.0], 2)
     """
     count = len(next(iter(rows.values())))
-    if count:
-        _write_arrays(directory / f"rows-{stop - count:07d}-{stop:07d}.safetensors", rows)
-    _write_arrays(directory / f"state-{stop:07d}.safetensors", state)
+    try:
+        if count:
+            _write_arrays(directory / f"rows-{stop - count:07d}-{stop:07d}.safetensors", rows)
+        _write_arrays(directory / f"state-{stop:07d}.safetensors", state)
+    except OSError as error:
+        raise Failure(
+            f"{directory} cannot be written ({(error.strerror or str(error)).lower()}) after record {stop}: what was saved "
+            "before is kept; make room, then run the same command again"
+        ) from error
     stops = _states(directory)
     kept = [s for s in stops if s <= stop][-KEPT:]  # later ones were damaged, or this run would have gone on from them
     for other in set(stops) - set(kept):

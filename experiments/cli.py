@@ -19,6 +19,7 @@ from experiments.errors import Failure
 from experiments.figure_cli import add_figure_command
 from experiments.run_cli import add_commands
 from experiments.sweep_cli import add_command as add_sweep
+from experiments.threads import one_thread, processors
 
 BUDGETS = ("quick", "full", "deep")
 RESULTS = Path("results")
@@ -135,7 +136,7 @@ def _add_verify(commands: Any) -> None:
         "--out", type=Path, metavar="DIR", help="results folder (default: a fresh results/verify-BUDGET-seedN-…)"
     )
     verify.add_argument(
-        "--jobs", type=_whole(1), default=_processors(), metavar="N", help="processes (default: %(default)s here)"
+        "--jobs", type=_whole(1), default=processors(), metavar="N", help="processes (default: %(default)s here)"
     )
     verify.add_argument("--no-trained", action="store_true", help="leave out the table on a trained network")
 
@@ -165,12 +166,6 @@ def _whole(least: int) -> Callable[[str], int]:
     return parse
 
 
-def _processors() -> int:
-    """Processors that this process may use, at most 8: each worker needs about half a gigabyte."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, usable)
-
-
 def _version() -> str:
     try:
         return metadata.version("lop-theory")
@@ -193,7 +188,7 @@ def _verify(options: argparse.Namespace) -> int:
     ]
     if len({path.resolve() for path in targets}) < len(targets):
         raise Failure(f"--json and --html both write {options.json}; give two different files")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: linear algebra on one thread, one process per job
+    one_thread()
     from experiments.verify_run import run_verify
 
     return run_verify(options, _selected(options.ids))

@@ -37,7 +37,9 @@ def add_data_command(subparsers: Any) -> None:
     parser.add_argument("--data", metavar="D", help="data folder (default: the environment variable LOP_DATA)")
     parser.set_defaults(command=_list)
     commands = parser.add_subparsers(title="commands", metavar="fetch")
-    fetch = commands.add_parser("fetch", help="download data sets into the data folder", description=FETCH_HELP, **style)
+    fetch = commands.add_parser(
+        "fetch", help="download data sets into the data folder", description=FETCH_HELP, **style
+    )
     fetch.add_argument("names", nargs="+", metavar="NAME", help="data set, as `lop data` lists them")
     # without a default of its own, which would replace what was given before `fetch`
     fetch.add_argument("--data", metavar="D", default=argparse.SUPPRESS,
@@ -68,7 +70,11 @@ def _described(name: str, root: Path | None) -> list[str]:
         images = load(name, root)
     except MissingData as error:
         fetch = f"lop data fetch {name} --data {root or 'FOLDER'}"
-        lines = [f"{name}: not at hand", f"put      {about.wanted.rstrip(',')}", f"into     {root or 'the data folder'}"]
+        lines = [
+            f"{name}: not at hand",
+            f"put      {about.wanted.rstrip(',')}",
+            f"into     {root or 'the data folder'}",
+        ]
         lines += [f"but      {error.found}"] if error.found else []
         lines += [f"or       {fetch}"] if name in REMOTES else []
     except (DataError, ValueError) as error:
@@ -114,7 +120,7 @@ def _fetch_one(name: str, root: Path) -> None:
     try:
         if not SETS[name].files or root.is_dir():
             load(name, root)
-            print(f"{name}: already at hand, {SETS[name].checked}")
+            print(f"{name}: already at hand")
             return
     except MissingData:
         pass
@@ -122,7 +128,9 @@ def _fetch_one(name: str, root: Path) -> None:
         raise DataError(f"{error} (nothing is overwritten: move it away first)") from error
     new = download(name, root, report=lambda line: print(line, file=sys.stderr), progress=_progress())
     images = load(name, root)
-    print(f"{name}: fetched {len(new)} file{'s' if len(new) > 1 else ''} to {root}, {len(images.y):,} images; {SETS[name].terms}")
+    print(
+        f"{name}: fetched {len(new)} file{'s' if len(new) > 1 else ''} to {root}, {len(images.y):,} images; {SETS[name].terms}"
+    )
 
 
 def _progress() -> Any:

@@ -188,13 +188,14 @@ def load(name: str = "digits", folder: str | Path | None = None) -> Images:
     root = data_folder(folder) if wanted.files else Path()
     if root is None:
         raise MissingData(
-            f"{name} needs a data folder: put {wanted.wanted} into it and give --data FOLDER or set {VARIABLE}=FOLDER"
+            f"{name} needs a data folder: put {wanted.wanted} into it and give --data FOLDER or set {VARIABLE}=FOLDER; "
+            "`lop data` says more"
         )
     with _ONE_AT_A_TIME:  # threads that want the same set wait for one reading
         key = (name, *_state_of_files(root, wanted.files))
         images = _IN_USE.get(key)
         if images is None:
-            images = wanted.reader(root)
+            images = wanted.reader(root.absolute())  # some files are read later, perhaps from another working folder
             for array in (images.x, images.y, images.test):
                 _read_only(array)
             _IN_USE[key] = images
@@ -212,12 +213,12 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def _state_of_files(root: Path, patterns: tuple[str, ...]) -> list[Any]:
-    """The resolved folder, then path, time of change, size and number of each file: equal lists, same contents."""
+    """The folder, then path, time of change, size and number of each file: equal lists, same contents."""
     state: list[Any] = [str(root.resolve())]
     try:
         for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
             about = path.stat()
-            state.append((str(path), about.st_mtime_ns, about.st_size, about.st_ino))
+            state.append((str(path.relative_to(root)), about.st_mtime_ns, about.st_size, about.st_ino))
     except OSError as error:
         raise DataError(f"{root} cannot be read: {(error.strerror or str(error)).lower()}") from error
     return state
@@ -225,7 +226,10 @@ def _state_of_files(root: Path, patterns: tuple[str, ...]) -> list[Any]:
 
 def _missing(name: str, root: Path, found: str = "") -> MissingData:
     explained = f" ({found})" if found else ""
-    return MissingData(f"{name} is not in the data folder {root}{explained}: put {SETS[name].wanted} there", found)
+    return MissingData(
+        f"{name} is not in the data folder {root}{explained}: put {SETS[name].wanted} there; `lop data` says more",
+        found,
+    )
 
 
 # -- readers ------------------------------------------------------------------------------------------------------------

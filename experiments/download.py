@@ -105,7 +105,9 @@ def _fetch(name: str, remote: Remote, folder: Path, progress: Any) -> None:
                 check_file(found, remote.digest, remote.algorithm, remote.url)
             os.replace(found, place)
     except OSError as error:  # of the disk; the errors of requests are OSErrors too
-        raise DataError(f"{remote.url} cannot be fetched: {_cause(error)}; try again, or {_by_hand(name, folder)}") from error
+        raise DataError(
+            f"{remote.url} cannot be fetched: {_cause(error)}; try again, or {_by_hand(name, folder)}"
+        ) from error
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -120,7 +122,7 @@ def _cause(error: OSError) -> str:
     """The cause in a few words; the messages of requests hold the state of its connections."""
     from requests import exceptions
 
-    if isinstance(error, exceptions.HTTPError):
+    if isinstance(error, exceptions.HTTPError) and error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason}"
     if isinstance(error, exceptions.ChunkedEncodingError):
         return "the connection broke off"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import run_config
 from experiments.online.config import STREAMS as ONLINE_STREAMS
 from experiments.online.config import Online
-from experiments.run_config import Run
+from experiments.run_config import Run, run_name
 
 if TYPE_CHECKING:
     from experiments.results import Table
@@ -61,15 +61,6 @@ def execute(
             yield {"seed": config.seed + s, "task": task, "step": record.step, **values, "seconds": record.seconds}
 
 
-def run_name(config: Config) -> str:
-    """The folder of a run: stream, algorithm and ten digits of a hash of the whole configuration.
-
-    >>> run_name(Online())[:16], run_name(Online()) == run_name(Online(seed=1))
-    ('bit-flipping-bp-', False)
-    """
-    return run_config.run_name(config)
-
-
 def rows_per_seed(config: Config) -> int:
     """How many rows a seed has when the run is finished.
 
@@ -95,16 +86,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(f"the online streams {' and '.join(ONLINE_STREAMS)}", _shared())
     for item in fields(Online):
         if item.metadata and item.name not in SHARED:
-            text = item.metadata["help"] + (f" (default: {item.default})" if item.default is not None else "")
-            kind = item.metadata["kind"]
-            name = "X" if kind is float else "N" if kind is int else item.name.upper()
-            group.add_argument(_flag(item.name), type=kind, default=argparse.SUPPRESS, metavar=name, help=text)
+            run_config.add_option(group, item)
 
 
 def _shared() -> str:
     """What they take of the options of the other streams, and how."""
     own = {f.name: f for f in fields(Online)}
-    parts = [_flag("tasks") + " (flip periods)"] + [_described(own[name]) for name in own if name in SHARED]
+    parts = ["--tasks (flip periods)"] + [_described(own[name]) for name in own if name in SHARED]
     return textwrap.fill(f"Of the options above they take {', '.join(parts)}. Their own:", 110)
 
 
@@ -112,11 +100,7 @@ def _described(item: Field[Any]) -> str:
     default = "" if item.default in (None, MISSING) else f"default {item.default}"
     choices = item.metadata["help"] if item.metadata["help"].startswith("one of") else ""
     notes = "; ".join(part for part in (choices, default) if part)
-    return _flag(item.name) + (f" ({notes})" if notes else "")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return f"--{run_config.dashed(item.name)}" + (f" ({notes})" if notes else "")
 
 
 def from_options(options: Mapping[str, Any]) -> Config:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from experiments.errors import Failure
+from experiments.figures import SCALES
+from experiments.threads import one_thread
 
 __all__ = ["add_figure_command"]
-
-SCALES = ("smoke", "teach", "paper")
 
 FIGURE_HELP = """\
 Reproduce figures: run what they need, draw them, and compare with what is published.
@@ -49,8 +48,7 @@ def add_figure_command(subparsers: Any) -> None:
 
 
 def _figure(options: argparse.Namespace) -> int:
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # before torch; small matrices gain nothing from threads
-        os.environ.setdefault(variable, "1")
+    one_thread()
     from experiments.figures import registry
 
     if options.list:

@@ -29,7 +29,7 @@ from experiments.run_metrics import measured_columns
 __all__ = ["Table", "find_runs", "read_run", "read_runs", "csv_text", "mean_over"]
 
 BASE = ("online_accuracy", "online_loss", "final_train_accuracy", "final_test_accuracy")
-PROVENANCE = ("run", "stream", "algorithm", "data_sha256", "torch", "numba", "numpy")
+PROVENANCE = ("stream", "algorithm", "data_sha256", "torch", "numba", "numpy")
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,10 @@ def csv_text(tables: Sequence[Table]) -> str:
     columns = sorted({name for table in tables for name in table.values} - {"diverged_at", "reason"})
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["run", "seed", "task", *columns, "ended", *PROVENANCE[1:]])
+    writer.writerow(["run", "seed", "task", *columns, "ended", *PROVENANCE])
     for table in sorted(tables, key=lambda t: t.run):
         versions = table.config["versions"]
-        provenance = [table.config.get(name, versions.get(name, "")) for name in PROVENANCE[1:]]
+        provenance = [table.config.get(name, versions.get(name, "")) for name in PROVENANCE]
         for r, seed in enumerate(table.seeds):
             for t in range(table.tasks):
                 cells = [_cell(table.values[c][t, r]) if c in table.values else "" for c in columns]

@@ -27,9 +27,6 @@ EXACT_PARAMS, SMOOTH_PARAMS = 3000, 300
 """Largest P for exact work: seconds per network with piecewise linear activations; smooth ones need balls."""
 
 
-# -- judging ---------------------------------------------------------------------------------------------------------------
-
-
 @cache
 def run_claims() -> tuple[Claim, ...]:
     """The claims ``RUN_CLAIMS``; importing all claims takes a second, so that it is done when they are first needed."""

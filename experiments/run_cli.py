@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from experiments.errors import Failure
 from experiments.execute import Config, add_options, execute, from_options, rows_per_seed, run_name
 from experiments.run_config import Run
+from experiments.threads import one_thread, processors
 
 __all__ = ["add_commands"]
 
@@ -58,8 +58,7 @@ def _run(options: argparse.Namespace) -> int:
         raise Failure(str(error)) from error
     if options.save_every is not None and options.save_every < 1:
         raise Failure(f"save-every = {options.save_every}; it counts tasks or records and must be at least 1")
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # before torch; small matrices gain nothing from threads
-        os.environ.setdefault(variable, "1")
+    one_thread()
     import torch
 
     from experiments.results import read_run
@@ -68,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # sums in another order would be other sums
     folder = options.out / run_name(config)
     progress = _Progress(config)
-    for row in execute(config, folder, options.data, options.save_every, threads=_processors()):
+    for row in execute(config, folder, options.data, options.save_every, threads=processors()):
         progress.show(row)
     progress.close()
     table = read_run(folder)
@@ -79,11 +78,6 @@ def _run(options: argparse.Namespace) -> int:
     for line in surprising_lines(folder):
         print(line, file=sys.stderr)
     return 0
-
-
-def _processors() -> int:
-    """Threads for the online learners: no more than there are processors; which, changes no bit."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 class _Progress:

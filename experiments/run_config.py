@@ -11,10 +11,12 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
-__all__ = ["DEFAULTS", "OPTIMIZERS", "Run", "add_options", "from_options", "run_name"]
+__all__ = [
+    "DEFAULTS", "OPTIMIZERS", "Run", "add_option", "add_options", "as_json", "dashed", "from_options", "run_name", "shown",
+]  # fmt: skip
 
 OPTIMIZERS = {"sgd": 0.03, "momentum": 0.003, "adam": 0.003}  # with the default step size
 OWN_OPTIMIZER = {"momentum": "momentum", "adam": "adam"}  # algorithms that are an optimiser
@@ -25,6 +27,7 @@ ACTIVATIONS = (
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
 NORMS = ("none", "layer", "batch")
+MOST_SEEDS, MOST_UNITS = 10**5, 10**6  # more are a slip of the pen
 PLAIN = ("cbp-published-spectral", "spectral", "weight-clipping")  # rules that do not know gains and shifts
 
 # The algorithms, with the hyper-parameters that each uses and their defaults. ``period`` 0 is a task. What they are is in
@@ -120,6 +123,8 @@ class Run:
     cloned: int = _option(1, int, "copies of every hidden unit that the run starts with; must divide all widths")
 
     def __post_init__(self) -> None:
+        for name in ("stream", "protocol", "dataset", "activation"):
+            self._need(name, getattr(self, name) is None or type(getattr(self, name)) is str, "give a name")
         self._choose("algorithm", DEFAULTS)
         self._fill("optimizer", OWN_OPTIMIZER.get(self.algorithm, "sgd"))
         self._choose("optimizer", OPTIMIZERS)
@@ -142,7 +147,8 @@ class Run:
         for name in ("tasks", "seeds", "batch", "epochs", "examples", "probe", "er_every", "curvature_examples",
                      "cloned"):  # fmt: skip
             self._number(name, lambda v: v >= 1, "it counts something and must be at least 1")
-        self._number("seed", lambda v: 0 <= v < 2**63, "give a whole number from 0 to 2**63 - 1")
+        self._need("seeds", self.seeds <= MOST_SEEDS, f"all are in memory at once: give at most {MOST_SEEDS}")
+        self._number("seed", lambda v: 0 <= v <= 2**63 - self.seeds, "the seeds are whole numbers from 0 to 2**63 - 1")
         for name in ("step_size", "eps", "kappa", "curvature_eps"):
             self._number(name, lambda v: v > 0, "give a positive finite number")
         for name in ("weight_decay", "er_step_size", "noise", "shrink", "threshold", "strength", "maturity", "period",
@@ -150,10 +156,16 @@ class Run:
             self._number(name, lambda v: v >= 0, "give a finite number that is not negative")
         for name in ("replacement_rate", "decay", "noise_decay", "dropout"):
             self._number(name, lambda v: 0 <= v < 1, "give a number in [0, 1)")
+        self._check_widths()
+
+    def _check_widths(self) -> None:
+        self._need("hidden", type(self.hidden) in (list, tuple) and all(type(width) is int for width in self.hidden),
+                   "give a list of widths")  # fmt: skip
         object.__setattr__(self, "hidden", tuple(self.hidden))
         self._need("hidden", len(self.hidden) > 0 and min(self.hidden) >= 1, "give one width of at least 1 per layer")
+        self._need("hidden", max(self.hidden) <= MOST_UNITS, f"give at most {MOST_UNITS} units per layer")
         self._need("cloned", not any(width % self.cloned for width in self.hidden),
-                   f"it must divide the widths of the hidden layers, {_shown(self.hidden)}: give other widths")  # fmt: skip
+                   f"it must divide the widths of the hidden layers, {shown(self.hidden)}: give other widths")  # fmt: skip
 
     def _check_norm(self) -> None:
         self._choose("norm", NORMS)
@@ -168,14 +180,18 @@ class Run:
             object.__setattr__(self, name, default)
 
     def _choose(self, name: str, allowed: Any) -> None:
-        self._need(name, getattr(self, name) in allowed, f"choose one of {', '.join(allowed)}")
+        self._need(name, getattr(self, name) in tuple(allowed), f"choose one of {', '.join(allowed)}")
 
     def _number(self, name: str, holds: Callable[[Any], bool], rule: str) -> None:
         value = getattr(self, name)
         whole = next(f for f in fields(self) if f.name == name).metadata["kind"] is int
-        if value is not None:
-            self._need(name, type(value) in ((int,) if whole else (int, float)), "give a number of the right kind")
-            self._need(name, math.isfinite(value) and holds(value), rule)
+        if value is None:
+            return
+        self._need(name, type(value) in ((int,) if whole else (int, float)), f"give a {'whole ' * whole}number")
+        self._need(name, type(value) is float or abs(value) < 2**63, "give a number that is less than 2**63")
+        self._need(name, math.isfinite(value) and holds(value), rule)
+        if not whole:
+            object.__setattr__(self, name, float(value))  # 1 and 1.0 are one configuration
 
     def _need(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
@@ -187,13 +203,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("stream", metavar="STREAM", help="permuted-images, random-labels, class-pairs, bit-flipping, …")
     for item in fields(Run):
         if item.metadata:
-            text = item.metadata["help"] + (f" (default: {_shown(item.default)})" if item.default is not None else "")
-            flag, kind = "--" + item.name.replace("_", "-"), item.metadata["kind"]
-            name = "X" if kind is float else "N" if kind is int else item.name.upper()
-            parser.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=name, help=text.replace("%", "%%"))
+            add_option(parser, item)
 
 
-def _shown(value: Any) -> str:
+def add_option(parser: Any, item: Field[Any]) -> None:
+    """The option of one field, with ``kind`` and ``help`` in its metadata, of a configuration."""
+    text = item.metadata["help"] + (f" (default: {shown(item.default)})" if item.default is not None else "")
+    kind = item.metadata["kind"]
+    name = "X" if kind is float else "N" if kind is int else item.name.upper()
+    flag = f"--{dashed(item.name)}"
+    parser.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=name, help=text.replace("%", "%%"))
+
+
+def dashed(name: str) -> str:
+    """The name of a field as that of an option.
+
+    >>> dashed("step_size")
+    'step-size'
+    """
+    return name.replace("_", "-")
+
+
+def shown(value: Any) -> str:
+    """A value as on the command line.
+
+    >>> shown((100, 100)), shown(0.01)
+    ('100,100', '0.01')
+    """
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -215,7 +251,7 @@ def as_json(config: Any) -> dict[str, Any]:
 
 
 def run_name(config: Any) -> str:
-    """The folder of a run: stream, algorithm and ten digits of a hash of the whole configuration.
+    """The folder of a run (on images or online): stream, algorithm and ten digits of a hash of the whole configuration.
 
     >>> run_name(Run(stream="permuted-images")) == run_name(Run(stream="permuted-images", algorithm="bp"))
     True

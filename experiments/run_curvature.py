@@ -41,7 +41,7 @@ from lop_theory.lanczos import Matvec
 from lop_theory.rank import epsilon_rank
 from lop_theory.spectrum import estimate_spectrum, published_normalized_epsilon_rank
 
-__all__ = ["CURVATURE_COLUMNS", "EXACT_PARAMS", "LiveNet", "live_net", "measure_curvature"]
+__all__ = ["CURVATURE_COLUMNS", "EXACT_PARAMS", "LiveNet", "hessian_or_none", "live_net", "matvec", "measure_curvature"]
 
 CURVATURE_COLUMNS = (
     "start_lambda_max",
@@ -97,6 +97,16 @@ def live_net(
     return LiveNet(mlp(widths, activation), theta, x.detach().double().cpu(), y)
 
 
+def hessian_or_none(net: LiveNet) -> Tensor | None:
+    """H [P, P] if it is small enough to be formed, else None."""
+    return hessian(*net, kinks="torch") if net.dag.num_params <= EXACT_PARAMS else None
+
+
+def matvec(net: LiveNet, matrix: Tensor | None) -> Matvec:
+    """v ↦ H v, with the matrix of :func:`hessian_or_none`."""
+    return matrix.__matmul__ if matrix is not None else lambda v: hvp(*net[:4], v, net.kind)
+
+
 def measure_curvature(
     net: LiveNet, eps: float, generator: torch.Generator, whole: int | None = None
 ) -> dict[str, float]:
@@ -112,9 +122,8 @@ def measure_curvature(
     """
     size, outputs = net.dag.num_params, net.dag.num_outputs
     whole = size if whole is None else whole
-    matrix = hessian(*net, kinks="torch") if size <= EXACT_PARAMS else None
-    matvec: Matvec = matrix.__matmul__ if matrix is not None else lambda v: hvp(*net[:4], v, net.kind)
-    found = estimate_spectrum(matvec, size, generator=generator, steps=STEPS, probes=PROBES)
+    matrix = hessian_or_none(net)
+    found = estimate_spectrum(matvec(net, matrix), size, generator=generator, steps=STEPS, probes=PROBES)
     gram = gauss_newton_gram(net.dag, net.theta, net.x, net.kind, kinks="torch")
     trace, trace_error = found.trace()
     if matrix is not None or all(name in FLAT for name in net.dag.activations):

@@ -29,14 +29,12 @@ from experiments.run_config import Run
 from experiments.run_curvature import LiveNet, live_net, measure_curvature
 from experiments.run_metrics import (
     dead_on_all,
-    error_signals,
     frozen_normal_update,
     measure_features,
     measure_start,
     measure_weights,
-    output_signal,
 )
-from experiments.run_net import evaluate
+from experiments.run_net import error_signals, evaluate, output_signal
 from experiments.run_program import Program
 from experiments.run_state import Arrays, Learner
 from experiments.run_update import inactive
@@ -78,16 +76,16 @@ def measure_start_of_task(program: Program, learner: Learner, tasks: Sequence[Ta
     """Write the columns of the start of a task."""
     config, t = program.config, tasks[0].index
     opening = Opening()
-    curvature, claims = _starts(config.curvature_every, t), _starts(config.claims_every, t)
-    if config.norm != "none" or not (_ends(config, t) or curvature or claims):
+    curvature, claims = _due(config.curvature_every, t), _due(config.claims_every, t)
+    if config.norm != "none" or not (_measured(config, t) or curvature or claims):
         return opening
     for params, running, r in _replicas(learner):
         passes = _passes(params, running, tasks[r], config)
         if passes is None:
             continue
-        if _ends(config, t):
-            _open(config, passes, r, tasks[r].config.batch, values, opening)
-        net = _live(passes, tasks[r], config) if curvature or claims else None
+        if _measured(config, t):
+            _measure_opening(config, passes, r, tasks[r].config.batch, values, opening)
+        net = _live_net(passes, tasks[r], config) if curvature or claims else None
         if net is not None and curvature:
             source = torch.Generator().manual_seed(
                 int(words(1, config.seed + r, CURVATURE_WORDS, t)[0] >> np.uint64(1))
@@ -101,7 +99,7 @@ def measure_start_of_task(program: Program, learner: Learner, tasks: Sequence[Ta
     return opening
 
 
-def _open(config: Run, passes: _Passes, r: int, batch: int, values: Arrays, opening: Opening) -> None:
+def _measure_opening(config: Run, passes: _Passes, r: int, batch: int, values: Arrays, opening: Opening) -> None:
     """Gradient and dead units of one replica; its parameters are kept for the end of the task."""
     dead = dead_on_all(passes.trace, config.activation)
     opening.params[r], opening.dead[r] = passes.params, dead
@@ -113,7 +111,7 @@ def _open(config: Run, passes: _Passes, r: int, batch: int, values: Arrays, open
         values["cloned_normal_gradient"][r] = relative_normal_part(tuple(grads), config.cloned)[0]
 
 
-def _live(passes: _Passes, task: Task, config: Run) -> LiveNet:
+def _live_net(passes: _Passes, task: Task, config: Run) -> LiveNet:
     chosen = slice(0, config.curvature_examples)
     return live_net(passes.params, config.activation, passes.x[0, chosen], passes.y[0, chosen], task.active)
 
@@ -128,7 +126,7 @@ def measure(program: Program, learner: Learner, tasks: Sequence[Task], values: A
         task = tasks[r]
         values["final_train_accuracy"][r] = _accuracy(params, running, task.train, task, config)
         values["final_test_accuracy"][r] = _accuracy(params, running, task.test, task, config)
-        if not _ends(config, task.index):
+        if not _measured(config, task.index):
             continue
         passes = _passes(params, running, task, config)
         if passes is None:
@@ -161,11 +159,13 @@ def _accuracy(params: Params, running: Params, split: Split, task: Task, config:
 # -- helpers ---------------------------------------------------------------------------------------------------------------
 
 
-def _ends(config: Run, t: int) -> bool:
+def _measured(config: Run, t: int) -> bool:
+    """Are features and weights measured in task t?"""
     return config.measure_every > 0 and (t + 1) % config.measure_every == 0
 
 
-def _starts(every: int, t: int) -> bool:
+def _due(every: int, t: int) -> bool:
+    """Is task t one of 0, ``every``, 2 · ``every``, …, at whose start curvature or claims are due?"""
     return every > 0 and t % every == 0
 
 

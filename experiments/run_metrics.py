@@ -51,14 +51,12 @@ from lop_theory.algorithms.base import LayerTrace, Params
 
 __all__ = [
     "dead_on_all",
-    "error_signals",
     "feature_columns",
     "frozen_normal_update",
     "measured_columns",
     "measure_features",
     "measure_start",
     "measure_weights",
-    "output_signal",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -140,32 +138,6 @@ def measure_weights(params: Params) -> dict[str, FloatArray]:
 
 
 # -- the start of a task ---------------------------------------------------------------------------------------------------
-
-
-def output_signal(output: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
-    """δ_L = softmax(output + mask) − one-hot(y) [R, N, O]: ∂/∂output of the cross-entropy of each example (not of the mean).
-
-    >>> output_signal(torch.zeros(1, 1, 2), torch.tensor([[1]])).tolist()
-    [[[0.5, -0.5]]]
-    """
-    delta = torch.softmax(output if mask is None else output + mask, dim=2)
-    own = y.unsqueeze(2)
-    return delta.scatter_add(2, own, torch.full_like(own, -1, dtype=delta.dtype))
-
-
-def error_signals(params: Params, trace: LayerTrace, delta: Tensor, activation: str) -> list[Tensor]:
-    """δ_l [R, N, n_l] of all layers l = 1 … L, from δ_L = ``delta``: δ_{l−1} = (δ_l W_l) φ′(z_{l−1}).
-
-    >>> z = torch.ones(1, 1, 1)
-    >>> params = (z, z[0], 3 * z, z[0])
-    >>> [d.item() for d in error_signals(params, LayerTrace((z,), (z,), z), 2 * z, "relu")]
-    [6.0, 2.0]
-    """
-    slope = get_activation(activation).tensor[1]
-    signals = [delta]
-    for l in reversed(range(1, len(params) // 2)):
-        signals.append((signals[-1] @ params[2 * l]) * slope(trace.z[l - 1]))
-    return signals[::-1]
 
 
 def dead_on_all(trace: LayerTrace, activation: str) -> list[Tensor]:

@@ -34,7 +34,7 @@ class Program:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the measurements, in the order of the module docstring."""
+        """Names of the measurements: those of ``run``, around those of ``run_metrics.measured_columns``."""
         names = ["online_accuracy", "online_loss", "final_train_accuracy", "final_test_accuracy"]
         return [*names, *measured_columns(as_json(self.config)), "diverged_at", "reason", "seconds"]
 

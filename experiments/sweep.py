@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.checkpoints import check_outside
 from experiments.datasets import VARIABLE
 from experiments.errors import Failure
 from experiments.execute import Config, rows_per_seed, run_name
@@ -136,6 +137,7 @@ def plan(configs: Sequence[Config], out: Path, data: str | None = None, elsewher
     >>> [job.config.steps for job in plan([Online(steps=10**5), Online(steps=10**6), Online(steps=10**5)], Path("out"))]
     [1000000, 100000]
     """
+    check_outside(out)
     jobs: dict[Path, Job] = {}
     for number, config in enumerate(configs, 1):
         folder = out / run_name(config)
@@ -207,7 +209,7 @@ def _drive(work: Sequence[Job], crew: Crew, place: Place, line: _Progress) -> di
             job = running.pop(future)
             outcome = crew.outcome(future)
             if outcome.end is End.DIED:
-                outcome = _mourn(job, crew.retries)
+                outcome = _after_death(job, crew.retries)
             if outcome.end is End.FAILED:
                 errors[job.folder] = outcome.text
             elif outcome.end is End.BUSY:
@@ -245,7 +247,7 @@ def _choose(waiting: Sequence[Job], running: Sequence[Job], room: int) -> Job | 
     return ready[0] if ready and not running else None
 
 
-def _mourn(job: Job, retried: bool) -> Outcome:
+def _after_death(job: Job, retried: bool) -> Outcome:
     """The worker of this job died, or on one machine perhaps that of another: what to do? ``retried``: it died repeatedly."""
     saved = job.saved()
     if saved > job.seen:

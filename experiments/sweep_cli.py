@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -17,7 +16,8 @@ from experiments.execute import Config, add_options, from_options, run_name
 from experiments.online.config import DEFAULTS as ONLINE_DEFAULTS
 from experiments.online.config import STREAMS as ONLINE_STREAMS
 from experiments.online.config import Online
-from experiments.run_config import DEFAULTS, OWN_OPTIMIZER, Run
+from experiments.run_config import DEFAULTS, OWN_OPTIMIZER, Run, dashed, shown
+from experiments.threads import one_thread
 
 if TYPE_CHECKING:
     from experiments.sweep import Job
@@ -129,7 +129,7 @@ def grid(stream: str, axes: Mapping[str, Sequence[Any]]) -> tuple[list[Config], 
     for name in axes:
         without = [algorithm for algorithm in unused if name in unused[algorithm]]
         if without and name not in for_none:
-            notes.append(f"{_dashed(name)}: not used by {', '.join(without)}")
+            notes.append(f"{dashed(name)}: not used by {', '.join(without)}")
     return list(configs), notes
 
 
@@ -185,11 +185,10 @@ def _sweep(options: argparse.Namespace) -> int:
     for name in ("jobs", "save_every"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise Failure(f"{_dashed(name)} = {value}; it counts something and must be at least 1")
+            raise Failure(f"{dashed(name)} = {value}; it counts something and must be at least 1")
     if options.jobs is not None and options.dask is not None:
         raise Failure("--jobs is for processes here and --dask for the workers of a cluster: give one of them")
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before torch is loaded
-        os.environ.setdefault(variable, "1")
+    one_thread()
     from joblib import cpu_count
 
     from experiments.results import read_run
@@ -235,7 +234,7 @@ def _chosen(options: argparse.Namespace) -> tuple[list[Config], list[str]]:
         configs, notes = grid(stream, axes)
     except (ValueError, TypeError) as error:
         raise Failure(str(error)) from error
-    several = [f"{_dashed(name)} {', '.join(map(_shown, dict.fromkeys(values)))}" for name, values in axes.items()
+    several = [f"{dashed(name)} {', '.join(map(shown, dict.fromkeys(values)))}" for name, values in axes.items()
                if len(values) > 1]  # fmt: skip
     seeds = {config.seeds for config in configs}
     head = _count(len(configs), "run") + (f" of {_count(seeds.pop(), 'seed')}" if len(seeds) == 1 else "")
@@ -249,7 +248,7 @@ def _listed(work: Sequence[Job]) -> list[str]:
     varied = [name for name in names if len({values.get(name) for values in every} - {None}) > 1]
     lines = []
     for job, values in zip(work, every):
-        own = [f"{_dashed(name)} {_shown(values[name])}" for name in varied if values.get(name) is not None]
+        own = [f"{dashed(name)} {shown(values[name])}" for name in varied if values.get(name) is not None]
         lines.append(f"  {job.folder.name}  {', '.join([*own, f'{job.saved()}/{job.rows} rows saved'])}")
     return lines
 
@@ -260,16 +259,3 @@ def _count(number: int, name: str) -> str:
     ('1 run', '2 runs')
     """
     return f"{number} {name}" + ("s" if number != 1 else "")
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _shown(value: Any) -> str:
-    """As on the command line.
-
-    >>> _shown((100, 100)), _shown(0.01)
-    ('100,100', '0.01')
-    """
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from experiments.errors import Failure, InUse
+from experiments.threads import VARIABLES, one_thread
 
 __all__ = ["Cluster", "Crew", "End", "Here", "Outcome", "Place", "Processes", "versions", "work"]
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 CONNECT = 15  # seconds that a Dask scheduler has to answer
 
 
@@ -126,8 +126,7 @@ def _check(place: Place) -> None:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """All linear algebra of this process on one thread: sums in another order would be other sums."""
-    for variable in THREADS:  # read when torch is loaded, if it is not yet
-        os.environ.setdefault(variable, "1")
+    one_thread()
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -206,7 +205,7 @@ class Processes:
     def _open(self) -> Any:
         from joblib.externals.loky import ProcessPoolExecutor
 
-        environment = dict.fromkeys(THREADS, "1")
+        environment = dict.fromkeys(VARIABLES, "1")
         return ProcessPoolExecutor(self.width, initializer=_begin, initargs=(os.getpid(),), env=environment)
 
     def submit(self, config: Any, folder: Path, place: Place) -> Any:

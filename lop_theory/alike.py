@@ -25,8 +25,9 @@ import numpy as np
 from lop_theory.activations import get_activation
 from lop_theory.arithmetic import rational_array
 from lop_theory.dag import Dag
+from lop_theory.elimination import Numbers
 from lop_theory.gates import GatePattern
-from lop_theory.signals import Numbers, Signals
+from lop_theory.signals import Signals
 
 __all__ = ["Group", "System", "groups", "solutions", "proved_dimension"]
 

@@ -37,6 +37,7 @@ from scipy.sparse.csgraph import connected_components
 
 from lop_theory.clone_formula import ClonedRank, cloned_rank, cloned_rank_formula
 from lop_theory.dag import Dag
+from lop_theory.elimination import Numbers
 from lop_theory.forward import check_loss_kind
 from lop_theory.gates import GatePattern, frozen_pattern, gate_pattern
 from lop_theory.rank import exact_rank
@@ -306,24 +307,8 @@ def _row_rank(rows: np.ndarray) -> int:
 
 
 def _kernel(rows: np.ndarray) -> list[list[Any]]:
-    """A basis of {a : rows a = 0} over Q, from the reduced row echelon form."""
-    reduced, pivots = _echelon(rows)
-    basis = []
-    for free in (c for c in range(rows.shape[1]) if c not in pivots):
-        vector = [flint.fmpq(0)] * rows.shape[1]
-        vector[free] = flint.fmpq(1)
-        for r, pivot in enumerate(pivots):
-            vector[pivot] = -reduced[r, free]
-        scale = flint.fmpq(max(int(v.q) for v in vector))
-        basis.append([v * scale for v in vector])
-    return basis
-
-
-def _echelon(rows: np.ndarray) -> tuple[flint.fmpq_mat, list[int]]:
-    """(reduced row echelon form, pivot columns)."""
-    reduced, rank = flint.fmpq_mat(rows.shape[0], rows.shape[1], rows.ravel().tolist()).rref()
-    pivots = [next(c for c in range(rows.shape[1]) if reduced[r, c] != 0) for r in range(rank)]
-    return reduced, pivots
+    """A basis of {a : rows a = 0} over Q, each vector times its largest denominator."""
+    return [[v * flint.fmpq(max(int(v.q) for v in vector)) for v in vector] for vector in Numbers().kernel(rows)]
 
 
 def _combination(dag: Dag, entries: dict[int, Any]) -> np.ndarray:
@@ -365,5 +350,5 @@ def new_softmax_shifts(gates: GatePattern) -> list[np.ndarray]:
     frozen = [shift for shift, s in zip(shifts, static, strict=True) if s]
     if frozen:
         rows = gates.value[:, [u for u, _ in frozen]]
-        new += [frozen[c][1] for c in _echelon(rows)[1]]
+        new += [frozen[c][1] for c in Numbers().echelon(rows)[1]]
     return new

@@ -60,12 +60,13 @@ from lop_theory.alike import Group, System, groups, proved_dimension, solutions
 from lop_theory.arithmetic import rational_array
 from lop_theory.bounds import gate_null_directions, gate_nullity, gate_system, new_softmax_shifts
 from lop_theory.dag import Dag
+from lop_theory.elimination import Numbers
 from lop_theory.forward import check_loss_kind, check_targets
 from lop_theory.gates import GatePattern, gate_pattern
 from lop_theory.modular import ExactPass, UnusablePrimeError, exact_forward, primes_for
 from lop_theory.partition import UnitPartition, block_pairs, column_equitable, row_equitable, valid_cloning_structure
 from lop_theory.rank import exact_rank
-from lop_theory.signals import Numbers, Signals, rational_signals, residue_signals, signals_without_targets
+from lop_theory.signals import Signals, rational_signals, residue_signals, signals_without_targets
 
 __all__ = [
     "MECHANISMS",

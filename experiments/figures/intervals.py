@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-__all__ = ["Interval", "mean_interval", "paired_interval", "bootstrap_interval", "blocks"]
+__all__ = ["Interval", "point", "mean_interval", "paired_interval", "bootstrap_interval", "blocks"]
 
 FloatArray = NDArray[np.float64]
 
@@ -41,6 +41,15 @@ class Interval:
         return self.ends[0] <= high and low <= self.ends[1]
 
 
+def point(value: float, n: int = 1) -> Interval:
+    """A number from n values that has no interval: an exact one, a maximum, an R².
+
+    >>> point(0.5)
+    Interval(mean=0.5, low=nan, high=nan, n=1)
+    """
+    return Interval(float(value), math.nan, math.nan, int(n))
+
+
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Mean of values [R] over seeds and mean ± t_{R−1} s/√R. NaN values (replicas that diverged) are left out.
 
@@ -53,10 +62,10 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     kept = kept[~np.isnan(kept)]
     n = len(kept)
     if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
+        return point(math.nan, 0)
     mean = float(kept.mean())
     if n == 1:
-        return Interval(mean, math.nan, math.nan, 1)
+        return point(mean)
     half = float(stdtrit(n - 1, (1 + level) / 2) * kept.std(ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.figures.record import Columns, grid
+from experiments.figures.record import Columns, grid, long_table
 
 if TYPE_CHECKING:
     from experiments.results import Table
@@ -19,20 +19,8 @@ FloatArray = NDArray[np.float64]
 
 
 def records(tables: Mapping[str, Table], columns: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Runs by label as one long table, [N] each: ``label``, ``seed``, ``task`` (number of the record), ``step`` and the columns.
-
-    A replica that diverged has NaN from there on.
-    """
-    parts = []
-    for label, table in tables.items():
-        shape = table.values["step"].shape
-        part: dict[str, Any] = {
-            "label": np.full(shape, label, dtype=object),
-            "seed": np.broadcast_to(table.seeds, shape),
-            "task": np.broadcast_to(np.arange(shape[0])[:, None], shape),
-        } | {name: table.values[name] for name in ("step", *columns)}
-        parts.append({name: a.ravel() for name, a in part.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """The :func:`~experiments.figures.record.long_table` of online runs, with ``step``; ``task`` is the number of the record."""
+    return long_table(tables, ["step", *columns])
 
 
 def steps(data: Columns, label: str) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from experiments.figures import SCALES
 from experiments.figures.intervals import Interval
 from experiments.figures.store import read_tables, write_tables
 from proofs_checks.claim import Source
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from experiments.results import Table
 
 __all__ = ["SCALES", "Columns", "Context", "Data", "Figure", "Interval", "Source", "grid", "labels", "long_table"]
-
-SCALES = ("smoke", "teach", "paper")  # seconds; minutes on two cores; the published protocol
 
 Columns = Mapping[str, NDArray[Any]]  # columns [N] of one table
 Data = Mapping[str, Columns]
@@ -115,12 +114,26 @@ class Context:
         self.used[f"table {path.name}"] = {"key": key}
         return dict(read_tables(path)[name])
 
+    def stacked(
+        self, make: Callable[..., Mapping[str, NDArray[Any]]], calls: Sequence[tuple[Any, ...]]
+    ) -> dict[str, NDArray[Any]]:
+        """The tables ``make(self, label, …)`` of all calls (label, …) below each other, with a column ``label``; ``jobs`` at once.
+
+        ``make``, a function of a module, keeps what it returns by :meth:`table`: the workers compute, this process reads.
+        """
+        from joblib import Parallel, delayed
+
+        Parallel(n_jobs=self.jobs)(delayed(make)(self, *call) for call in calls)
+        tables = [make(self, *call) for call in calls]
+        parts = [{"label": np.full(len(table["task"]), call[0], object), **table} for call, table in zip(calls, tables)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
 
 # -- from runs to data and back --------------------------------------------------------------------------------------------
 
 
 def long_table(tables: Mapping[str, Table], columns: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Runs on images by label as one long table: ``label``, ``seed``, ``task`` and the chosen columns, [N] each.
+    """Runs by label as one long table: ``label``, ``seed``, ``task`` (its number, or that of the record) and the columns, [N] each.
 
     A replica that diverged has NaN from there on.
     """

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
 from experiments.figures import style
-from experiments.figures.intervals import Interval, blocks, mean_interval, paired_interval
+from experiments.figures.intervals import Interval, blocks, mean_interval, paired_interval, point
 from experiments.figures.record import Context, Data, grid, labels, long_table
 
 __all__ = ["PANELS", "Panel", "stream_data", "stream_measures", "draw_panels"]
@@ -38,11 +38,11 @@ POINTS = 50  # at most this many points per curve; each is the mean of a block o
 
 
 class Panel(NamedTuple):
-    """A column and how it is named on the axis."""
+    """A column, the title of its panel, and the factor from its unit to that of the title."""
 
     table: str
     column: str
-    axis: str
+    title: str
     factor: float = 1.0
 
 
@@ -52,12 +52,12 @@ PANELS = (
     Panel("features", "weight", "mean |w|"),
     Panel("features", "effective_rank", "effective rank (% of width)", 100),
 )
-ID = ("label", "seed", "task")
+KEYS = ("label", "seed", "task")
 
 
-def stream_data(ctx: Context, configs: Mapping[str, Any], accuracy: str = "online_accuracy") -> Data:
+def stream_data(context: Context, configs: Mapping[str, Any], accuracy: str = "online_accuracy") -> Data:
     """Run the configurations, one per method, and keep the four columns of the panels for every task and seed."""
-    tables = ctx.runs(configs)
+    tables = context.runs(configs)
     first = next(iter(configs.values()))
     ranks = [f"effective_rank_h{l}" for l in range(1, len(first.hidden) + 1)]
     raw = long_table(tables, [accuracy, "dead_fraction", "mean_abs_weight", *ranks])
@@ -65,8 +65,8 @@ def stream_data(ctx: Context, configs: Mapping[str, Any], accuracy: str = "onlin
     raw["effective_rank"] = np.mean([raw[name] / width for name, width in zip(ranks, first.hidden)], axis=0)
     due = (raw["task"] + 1) % first.measure_every == 0
     return {
-        "tasks": {name: raw[name] for name in ID} | {"accuracy": raw[accuracy]},
-        "features": {name: raw[name][due] for name in (*ID, *(p.column for p in PANELS[1:]))},
+        "tasks": {name: raw[name] for name in KEYS} | {"accuracy": raw[accuracy]},
+        "features": {name: raw[name][due] for name in (*KEYS, *(p.column for p in PANELS[1:]))},
     }
 
 
@@ -91,7 +91,7 @@ def stream_measures(data: Data) -> dict[str, Interval]:
             peak = float(np.nanmax([mean_interval(row).mean for row in values]))
             made |= {
                 f"{column}_task1[{method}]": mean_interval(values[0]),
-                f"{column}_peak[{method}]": Interval(peak, np.nan, np.nan, values.shape[1]),
+                f"{column}_peak[{method}]": point(peak, values.shape[1]),
                 f"{column}_first[{method}]": mean_interval(start),
                 f"{column}_last[{method}]": mean_interval(last[method]),
                 f"{column}_change[{method}]": paired_interval(last[method], start),
@@ -104,10 +104,10 @@ def stream_measures(data: Data) -> dict[str, Interval]:
     return made
 
 
-def draw_panels(data: Data, figure: Canvas, panels: Sequence[Panel] = PANELS) -> None:
+def draw_panels(data: Data, canvas: Canvas, panels: Sequence[Panel] = PANELS) -> None:
     """One panel per column over tasks: means over blocks of tasks and seeds, bands for 95 % intervals over seeds."""
-    figure.set_size_inches(style.PAGE, 2.3)
-    axes = figure.subplots(1, len(panels))
+    canvas.set_size_inches(style.PAGE, 2.3)
+    axes = canvas.subplots(1, len(panels))
     for ax, panel in zip(axes, panels):
         table = data[panel.table]
         tasks = np.unique(table["task"]) + 1.0
@@ -115,8 +115,8 @@ def draw_panels(data: Data, figure: Canvas, panels: Sequence[Panel] = PANELS) ->
             values = panel.factor * grid(table, panel.column, method)
             size = -(-len(values) // POINTS)
             style.curve(ax, blocks(tasks, size), blocks(values, size), method)
-        ax.set_title(panel.axis)
+        ax.set_title(panel.title)
         ax.set_xlabel("task")
         if panel.column != "accuracy":
             ax.set_ylim(bottom=0)
-    style.legend_below(figure, axes[0])
+    style.legend_below(canvas, axes[0])

@@ -107,7 +107,7 @@ def curve(ax: Axes, x: ArrayLike, values: ArrayLike, label: str, name: str | Non
     )
 
 
-def legend_below(figure: Canvas, ax: Axes, columns: int = 6) -> None:
+def legend_below(canvas: Canvas, ax: Axes, columns: int = 6) -> None:
     """One legend for all panels, below them, where it covers no data."""
     handles, names = ax.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(columns, max(1, len(names))))
+    canvas.legend(handles, names, loc="outside lower center", ncols=min(columns, max(1, len(names))))

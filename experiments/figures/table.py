@@ -39,13 +39,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from experiments.figures import SCALES
 from experiments.figures.intervals import Interval
 
 __all__ = ["Expected", "Judged", "Verdict", "read_expected", "judge", "judge_all", "as_csv", "as_markdown"]
 
 COLUMNS = ("quantity", "label", "published", "tolerance", "kind", "source", "note")
 DEFAULT_SCALES = {"level": ("paper",), "band": ("paper",), "ordering": ("teach", "paper"), "trend": ("teach", "paper")}
-SCALES = ("smoke", "teach", "paper")
 
 
 class Verdict(StrEnum):

@@ -1,4 +1,4 @@
-"""What a run of bit flipping is: one frozen record, checked when it is made, from which the command line is derived."""
+"""What a run on an online stream is: one frozen record, checked when it is made, from which the command line is derived."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ ALGORITHMS = {"bp": 0, "l2": 0, "cbp": 1, "cbp-published-bitflip": 2}
 FLIPS = ("one", "all")
 PROBES = ("uniform", "stream")
 DTYPES = ("float32", "float64")
+MOST = {"seeds": 10**5, "hidden": 10**6, "target_units": 10**6, "probe": 10**6}  # more are a slip of the pen
 CHOICES: dict[str, Any] = {
     "stream": STREAMS, "algorithm": ALGORITHMS, "activation": ACTIVATIONS, "optimizer": OPTIMIZERS, "flip": FLIPS,
     "probe_from": PROBES, "dtype": DTYPES,
@@ -89,9 +90,11 @@ class Online:
         self._fill_in()
         for name in ("hidden", "steps", "bits", "flip_period", "target_units", "seeds", "every", "probe"):
             self._need(name, getattr(self, name) >= 1, "it counts something and must be at least 1")
+        for name, most in MOST.items():
+            self._need(name, getattr(self, name) <= most, f"it decides what is in memory: give at most {most}")
+        self._need("seed", 0 <= self.seed <= 2**63 - self.seeds, "the seeds are whole numbers from 0 to 2**63 - 1")
         for name in ("step_size", "beta"):
             self._need(name, 0 < getattr(self, name) < math.inf, "give a positive finite number")
-        self._need("seed", 0 <= self.seed < 2**63, "give a whole number from 0 to 2**63 - 1")
         self._need("slow", 1 <= self.slow < self.bits, f"give 1 to {self.bits - 1}: at least one bit is fast")
         self._need("bits", self.bits - self.slow <= 12 and self.bits <= 63,
                    "at most 63, and at most 12 of them fast: the targets of all fast bits are tabulated")  # fmt: skip
@@ -109,6 +112,7 @@ class Online:
             value, kind = getattr(self, item.name), item.metadata.get("kind", str)
             if type(value) is not kind and not (kind is float and type(value) is int) and value is not item.default:
                 raise TypeError(f"{item.name} = {value!r} is of type {type(value).__name__}; give a {kind.__name__}")
+            self._need(item.name, type(value) is not int or abs(value) < 2**63, "give a number that is less than 2**63")
             if kind is float and value is not None:
                 object.__setattr__(self, item.name, float(value))  # 1 and 1.0 are one configuration
         for name, allowed in CHOICES.items():

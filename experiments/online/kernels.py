@@ -1,4 +1,4 @@
-r"""Compiled kernels of bit flipping: the stream, the step of a one-hidden-layer learner, and the replacement of units.
+r"""Compiled kernels of the online streams: the stream itself, the step of a one-hidden-layer learner, and the replacement of units.
 
 Everything happens inside one loop over the examples, and replicas (seeds) are the **last** axis S of every array, so that
 the innermost loop of each line runs over replicas and becomes vector instructions. Replicas never meet: no sum runs over

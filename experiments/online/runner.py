@@ -1,4 +1,4 @@
-"""Runs of bit flipping: configuration, initial state, the loop over records, and checkpoints that resume to the last bit.
+"""Runs on an online stream (bit flipping, slowly-changing regression): initial state, the loop over records, exact resume.
 
 A run is a pure function of its :class:`Online` configuration. Parameters, measurements and file contents do not depend on
 the number of threads, on how many seeds run together, or on where a run was killed and started again.
@@ -36,7 +36,7 @@ from experiments.online.config import (
 from experiments.online.measures import measure
 
 __all__ = [
-    "COLUMNS", "Record", "State", "Table", "diverged", "identity", "initial_state", "make_rule", "probe_inputs", "records",
+    "COLUMNS", "Record", "Records", "State", "diverged", "identity", "initial_state", "make_rule", "probe_inputs", "records",
     "run", "stream",
 ]  # fmt: skip
 
@@ -55,8 +55,8 @@ class State(NamedTuple):
     units: K.Units
 
 
-class Table(NamedTuple):
-    """Measurements ``values[name]`` [R, S] after ``steps`` [R] steps of the replicas with these ``seeds`` [S].
+class Records(NamedTuple):
+    """All records of a run: ``values[name]`` [R, S] after ``steps`` [R] steps of the replicas with these ``seeds`` [S].
 
     "online_loss" is the mean squared error before the update over the interval that ends there; the rest is of that moment.
     """
@@ -66,14 +66,14 @@ class Table(NamedTuple):
     values: dict[str, FloatArray]
 
 
-def diverged(table: Table) -> dict[int, int]:
+def diverged(held: Records) -> dict[int, int]:
     """Seeds whose loss stopped being finite, with the step of the record that showed it first.
 
-    >>> diverged(Table(np.array([10, 20]), np.array([7, 8]), {"online_loss": np.array([[1.0, 1.0], [1.0, np.inf]])}))
+    >>> diverged(Records(np.array([10, 20]), np.array([7, 8]), {"online_loss": np.array([[1.0, 1.0], [1.0, np.inf]])}))
     {8: 20}
     """
-    bad = ~np.isfinite(table.values["online_loss"])
-    return {int(table.seeds[s]): int(table.steps[np.argmax(bad[:, s])]) for s in np.flatnonzero(bad.any(axis=0))}
+    bad = ~np.isfinite(held.values["online_loss"])
+    return {int(held.seeds[s]): int(held.steps[np.argmax(bad[:, s])]) for s in np.flatnonzero(bad.any(axis=0))}
 
 
 # -- what a configuration stands for ---------------------------------------------------------------------------------------
@@ -320,11 +320,11 @@ def run(
     threads: int = 1,
     save_every: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Table:
-    """The whole table of :func:`records`; ``progress(done, all)`` is called after each record that is made now.
+) -> Records:
+    """All of :func:`records` at once; ``progress(done, all)`` is called after each record that is made now.
 
-    >>> table = run(Online(steps=2000, every=1000, seeds=2))
-    >>> table.values["online_loss"].shape, table.steps.tolist()
+    >>> held = run(Online(steps=2000, every=1000, seeds=2))
+    >>> held.values["online_loss"].shape, held.steps.tolist()
     ((2, 2), [1000, 2000])
     """
     rows: dict[str, list[FloatArray]] = {name: [] for name in COLUMNS}
@@ -334,7 +334,7 @@ def run(
         if progress is not None and not math.isnan(record.seconds):
             progress(done, config.records)
     steps, seeds = config.every * np.arange(1, config.records + 1), np.arange(config.seed, config.seed + config.seeds)
-    return Table(steps, seeds, {name: np.stack(column) for name, column in rows.items()})
+    return Records(steps, seeds, {name: np.stack(column) for name, column in rows.items()})
 
 
 COLUMNS = (

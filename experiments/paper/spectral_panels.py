@@ -13,14 +13,14 @@ ACCURACY = PANELS[:1]
 DEAD_AND_RANK = tuple(panel for panel in PANELS if panel.column in ("dead_units", "effective_rank"))
 
 
-def compute(ctx: Context) -> Data:
+def compute(context: Context) -> Data:
     """Permuted digits, or the published protocol on MNIST."""
-    return stream_data(ctx, methods(ctx.choose(smoke="smoke", teach="digits", paper="paper")))
+    return stream_data(context, methods(context.choose(smoke="smoke", teach="digits", paper="paper")))
 
 
-def compute_mnist(ctx: Context) -> Data:
+def compute_mnist(context: Context) -> Data:
     """Permuted MNIST with a tenth of the updates and a quarter of the width."""
-    return stream_data(ctx, methods("smoke", dataset="mnist") if ctx.scale == "smoke" else methods("mnist"))
+    return stream_data(context, methods("smoke", dataset="mnist") if context.scale == "smoke" else methods("mnist"))
 
 
 def measure(data: Data) -> dict[str, Interval]:

@@ -1,9 +1,9 @@
 """Spectra of the loss at the start of a task: parameters inherited from the tasks before, examples of the new one.
 
 The Hessian H is that of the mean cross-entropy on the first ``examples`` of the probe of the *new* task, before the first update
-on it ("new-task initialization" in 2509.22335), in float64. Up to ``EXACT_PARAMS`` parameters H is formed and all eigenvalues are
-computed; beyond, Lanczos quadrature counts by Ritz weights, with a bracket. Beside it stands what the published code makes of
-the same matrix: 100 Lanczos steps from one random vector, smoothed.
+on it ("new-task initialization" in 2509.22335), in float64. Up to ``EXACT_PARAMS`` parameters (:mod:`experiments.run_curvature`)
+H is formed and all eigenvalues are computed; beyond, Lanczos quadrature counts by Ritz weights, with a bracket. Beside it stands
+what the published code makes of the same matrix: 100 Lanczos steps from one random vector, smoothed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,16 @@ from torch import Tensor
 
 from experiments.run import train_task
 from experiments.run_config import Run
-from experiments.run_curvature import EXACT_PARAMS, LiveNet, live_net
+from experiments.run_curvature import LiveNet, hessian_or_none, live_net, matvec
 from experiments.run_program import prepare
 from experiments.run_state import start
 from experiments.streams import Task
 from lop_theory.gram import gauss_newton_gram
-from lop_theory.hessian import hessian, hvp
-from lop_theory.lanczos import Matvec
 from lop_theory.spectrum import Spectrum, estimate_spectrum, published_normalized_epsilon_rank
 
 __all__ = [
     "Look",
     "task_starts",
-    "matrix_of",
     "published_nodes",
     "levels_row",
     "spectrum_of",
@@ -81,21 +78,12 @@ def _net(params: tuple[Tensor, ...], task: Task, config: Run, examples: int) -> 
 # -- spectra ---------------------------------------------------------------------------------------------------------------
 
 
-def matrix_of(net: LiveNet) -> Tensor | None:
-    """H [P, P] if it is small enough to be formed, else None."""
-    return hessian(*net, kinks="torch") if net.dag.num_params <= EXACT_PARAMS else None
-
-
-def _matvec(net: LiveNet, matrix: Tensor | None) -> Matvec:
-    return matrix.__matmul__ if matrix is not None else lambda v: hvp(*net[:4], v, net.kind)
-
-
 def spectrum_of(
     net: LiveNet, generator: torch.Generator, steps: int, probes: int, deflate: int = 0, matrix: Tensor | None = None
 ) -> Spectrum:
     """Lanczos quadrature of H."""
     return estimate_spectrum(
-        _matvec(net, matrix), net.dag.num_params, generator=generator, steps=steps, probes=probes, deflate=deflate
+        matvec(net, matrix), net.dag.num_params, generator=generator, steps=steps, probes=probes, deflate=deflate
     )
 
 
@@ -113,7 +101,7 @@ def levels_row(net: LiveNet, generator: torch.Generator, levels: FloatArray) -> 
     Also the share of N (C − 1) that the Gauss–Newton matrix has beyond ε (``gauss_newton_k``), and the extreme eigenvalues. Beyond
     ``EXACT_PARAMS`` parameters the count is that of Ritz weights of four probes.
     """
-    matrix = matrix_of(net)
+    matrix = hessian_or_none(net)
     nodes, weights = published_nodes(net, generator, matrix)
     if matrix is not None:
         eigenvalues = np.linalg.eigvalsh(matrix.numpy())

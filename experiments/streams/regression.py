@@ -91,6 +91,7 @@ PROTOCOLS = {
     "published-barriers": BitFlipping(
         tasks=500,
         count="barriers",
+        constant=True,
         probe=128,
         source="arXiv 2510.00304, Figs. B.1 and B.2: 5 million examples, one bit flips",
     ),

@@ -6,9 +6,11 @@ Agreed signatures (stable)::
     State     = a NamedTuple of tensors, of tuples with one tensor per parameter, and of other states; nothing else
     Scalar    = float | Tensor [R]            a hyper-parameter, one for all replicas or one for each
 
-    Algorithm(name, initial, step)            frozen record of two functions, called through two checked doors:
+    Algorithm(name, initial, step)            frozen record of two functions, called through checked doors:
         .init(params) -> state
         .update(params, grads, state, ctx) -> (params, state)     new tensors; arguments are never written to; no_grad inside
+        .update_pulled(params, grads, state, ctx, pulls)          the update on g + λ (θ − θ₀), bit for bit; algorithms that
+                                                                  add the pull in their own pass give ``pulled`` as well
     Context(loss, features, trace, step, generator)               frozen record, the same for all algorithms
         loss(params)     -> Tensor [R]                            loss of each replica on the current minibatch
         features(params) -> tuple of h_l [R, N, n_l]              hidden activations on the regulariser's batch; differentiable
@@ -56,6 +58,8 @@ __all__ = [
     "Scalar",
     "LayerTrace",
     "Context",
+    "Pull",
+    "Pulls",
     "Algorithm",
     "Stateless",
     "ChainState",
@@ -110,6 +114,24 @@ class _Traced(Context):
         return value
 
 
+class Pull(NamedTuple):
+    """The gradient λ (θ − θ₀) of ½ λ ‖θ − θ₀‖² on one parameter; no ``anchor`` is θ₀ = 0."""
+
+    strength: Scalar
+    anchor: Tensor | None = None
+
+    def added(self, p: Tensor, g: Tensor) -> Tensor:
+        """g + λ (θ − θ₀).
+
+        >>> Pull(0.5, torch.ones(1, 1)).added(torch.full((1, 1), 3.0), torch.zeros(1, 1))
+        tensor([[1.]])
+        """
+        return g + per_replica(self.strength, p) * (p if self.anchor is None else p - self.anchor)
+
+
+Pulls: TypeAlias = tuple[Pull, ...]
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """A named pair (init, update). Both check their arguments and raise ``ValueError`` or ``TypeError``.
@@ -126,6 +148,7 @@ class Algorithm:
     name: str
     initial: Callable[[Params], Any]
     step: Callable[[Params, Params, Any, Context], tuple[Params, Any]]
+    pulled: Callable[[Params, Params, Any, Context, Pulls], tuple[Params, Any]] | None = None
 
     def init(self, params: Params) -> Any:
         """The state before the first update."""
@@ -137,6 +160,17 @@ class Algorithm:
         _check_grads(params, grads)
         with torch.no_grad():
             return self.step(params, grads, state, ctx)
+
+    def update_pulled(
+        self, params: Params, grads: Params, state: Any, ctx: Context, pulls: Pulls
+    ) -> tuple[Params, Any]:
+        """The update on g + λ (θ − θ₀), one pull for each parameter: the bits of adding it first."""
+        _check_grads(params, grads)
+        with torch.no_grad():
+            if self.pulled is not None:
+                return self.pulled(params, grads, state, ctx, pulls)
+            total = tuple(pull.added(p, g) for p, g, pull in zip(params, grads, pulls, strict=True))
+            return self.step(params, total, state, ctx)
 
 
 def _check_params(params: Params) -> None:

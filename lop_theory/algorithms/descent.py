@@ -16,18 +16,30 @@ correction. Every hyper-parameter is a float or a tensor [R]. The order of opera
 sums are rounded one by one (no fused multiply-add), so that a replica does not depend on its neighbours: after one step
 from the same state the two agree to a few units in the last place.
 
-Coupled weight decay (g + λ θ before the step) is :func:`~lop_theory.algorithms.regularizers.l2` around any of these.
+Coupled weight decay (g + λ θ before the step) is :func:`~lop_theory.algorithms.regularizers.l2` around any of these. It
+costs SGD, momentum and Adam no pass of its own (``pulled`` of :class:`~lop_theory.algorithms.base.Algorithm`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lop_theory.algorithms.base import Algorithm, Context, Params, Scalar, Stateless, check_scalar, per_replica
+from lop_theory.algorithms.base import (
+    Algorithm,
+    Context,
+    Params,
+    Pull,
+    Pulls,
+    Scalar,
+    Stateless,
+    check_scalar,
+    per_replica,
+)
 
 __all__ = ["VelocityState", "MomentState", "sgd", "momentum", "nesterov", "adam", "adamw"]
 
@@ -37,21 +49,32 @@ def elementwise() -> Any:
     """The compiled updates; loading them takes half a second, so that it waits for the first update."""
     from lop_theory.algorithms import elementwise
 
+    elementwise.keep_freed_memory()
     return elementwise
 
 
 FEW = 16384  # numbers that fit the fastest memory: two operations of torch are as quick as one compiled
 
 
-def _subtract(params: Params, rate: Scalar, steps: Params) -> Params:
+def _compiles(pull: Pull | None, *tensors: Tensor) -> bool:
+    anchor = () if pull is None or pull.anchor is None else (pull.anchor,)
+    return bool(elementwise().applies(*tensors, *anchor))
+
+
+def _each(params: Params, pulls: Pulls | None) -> Sequence[Pull | None]:
+    """One pull for each parameter, or None for each."""
+    return pulls or [None] * len(params)
+
+
+def _subtract(params: Params, rate: Scalar, steps: Params, pulls: Pulls | None = None) -> Params:
     """θ − η s, as (−η) s + θ, which rounds the same: one new tensor each, and ``steps`` may be the caller's gradients."""
 
-    def row(p: Tensor, s: Tensor) -> Tensor:
-        if p.numel() > FEW and elementwise().applies(p, s):
-            return elementwise().subtract(p, s, rate)
-        return (s * -per_replica(rate, p)).add_(p)
+    def row(p: Tensor, s: Tensor, pull: Pull | None) -> Tensor:
+        if p.numel() > FEW and _compiles(pull, p, s):
+            return elementwise().subtract(p, s, rate, pull)
+        return ((s if pull is None else pull.added(p, s)) * -per_replica(rate, p)).add_(p)
 
-    return tuple(row(p, s) for p, s in zip(params, steps, strict=True))
+    return tuple(row(*each) for each in zip(params, steps, _each(params, pulls), strict=True))
 
 
 def _cleared(tensors: Params, masks: Params) -> Params:
@@ -67,10 +90,12 @@ def sgd(lr: Scalar) -> Algorithm:
     """
     check_scalar("lr", lr)
 
-    def update(params: Params, grads: Params, state: Stateless, ctx: Context) -> tuple[Params, Stateless]:
-        return _subtract(params, lr, grads), state
+    def update(
+        params: Params, grads: Params, state: Stateless, ctx: Context, pulls: Pulls | None = None
+    ) -> tuple[Params, Stateless]:
+        return _subtract(params, lr, grads, pulls), state
 
-    return Algorithm("sgd", lambda params: Stateless(), update)
+    return Algorithm("sgd", lambda params: Stateless(), update, pulled=update)
 
 
 # -- momentum --------------------------------------------------------------------------------------------------------------
@@ -94,21 +119,23 @@ def _with_velocity(name: str, lr: Scalar, mu: Scalar, ahead: bool) -> Algorithm:
     check_scalar("lr", lr)
     check_scalar("mu", mu, 0.0, 1.0)
 
-    def compiles(*tensors: Tensor) -> bool:
-        return bool(elementwise().applies(*tensors))
+    def row(p: Tensor, g: Tensor, v: Tensor, pull: Pull | None) -> Params:
+        if not ahead and _compiles(pull, p, g, v):
+            pair: Params = elementwise().momentum_step(p, g, v, lr, mu, pull)
+            return pair
+        g = g if pull is None else pull.added(p, g)
+        v = (per_replica(mu, v) * v).add_(g)
+        step = (per_replica(mu, v) * v).add_(g) if ahead else v
+        return *_subtract((p,), lr, (step,)), v
 
-    def update(params: Params, grads: Params, state: VelocityState, ctx: Context) -> tuple[Params, VelocityState]:
-        if not ahead and all(map(compiles, params, grads, state.velocity)):
-            rows = zip(params, grads, state.velocity, strict=True)
-            pairs = [elementwise().momentum_step(p, g, v, lr, mu) for p, g, v in rows]
-            return tuple(p for p, _ in pairs), VelocityState(tuple(v for _, v in pairs))
-        velocity = tuple((per_replica(mu, v) * v).add_(g) for v, g in zip(state.velocity, grads, strict=True))
-        steps = velocity
-        if ahead:
-            steps = tuple((per_replica(mu, v) * v).add_(g) for v, g in zip(velocity, grads, strict=True))
-        return _subtract(params, lr, steps), VelocityState(velocity)
+    def update(
+        params: Params, grads: Params, state: VelocityState, ctx: Context, pulls: Pulls | None = None
+    ) -> tuple[Params, VelocityState]:
+        rows = [row(*each) for each in zip(params, grads, state.velocity, _each(params, pulls), strict=True)]
+        new, velocity = zip(*rows, strict=True)
+        return new, VelocityState(velocity)
 
-    return Algorithm(name, lambda params: VelocityState(_zeros(params)), update)
+    return Algorithm(name, lambda params: VelocityState(_zeros(params)), update, pulled=update)
 
 
 def momentum(lr: Scalar, mu: Scalar = 0.9) -> Algorithm:
@@ -246,16 +273,20 @@ def _adam(
     decays = isinstance(weight_decay, Tensor) or weight_decay > 0
     compiled = cache(lambda: elementwise().AdamStep(lr, betas, eps))
 
-    def row(p: Tensor, g: Tensor, m: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if not per_weight_count and elementwise().applies(p, g, m, s):
-            return *compiled()(p, g, m, s, t + 1), t + 1
-        return _adam_step(p, g, m, s, t, lr, betas, eps)
+    def row(p: Tensor, g: Tensor, m: Tensor, s: Tensor, t: Tensor, pull: Pull | None) -> Params:
+        if not per_weight_count and _compiles(pull, p, g, m, s):
+            return *compiled()(p, g, m, s, t + 1, pull), t + 1
+        return _adam_step(p, g if pull is None else pull.added(p, g), m, s, t, lr, betas, eps)
 
-    def update(params: Params, grads: Params, state: MomentState, ctx: Context) -> tuple[Params, MomentState]:
+    def update(
+        params: Params, grads: Params, state: MomentState, ctx: Context, pulls: Pulls | None = None
+    ) -> tuple[Params, MomentState]:
         if decays:
             params = tuple(p * (1 - per_replica(lr, p) * per_replica(weight_decay, p)) for p in params)
-        rows = [row(*each) for each in zip(params, grads, state.first, state.second, state.updates, strict=True)]
-        new, first, second, updates = (tuple(column) for column in zip(*rows, strict=True))
+        parts = params, grads, state.first, state.second, state.updates, _each(params, pulls)
+        rows = [row(*each) for each in zip(*parts, strict=True)]
+        new, first, second, updates = zip(*rows, strict=True)
         return new, MomentState(first, second, updates)
 
-    return Algorithm(name, _moments(per_weight_count), update)
+    # AdamW's own decay moves θ before the step, and a pull is taken at θ before both
+    return Algorithm(name, _moments(per_weight_count), update, pulled=None if decays else update)

@@ -1,7 +1,8 @@
 r"""Elementwise updates in one pass over the memory, for tensors on a CPU: compiled, with the operations of torch.
 
 A step of Adam is fourteen torch operations, each of which reads and writes whole tensors. With many replicas these do not
-fit the fast memory, and the traffic is most of the time of a training step. Here each weight is read and written once.
+fit the fast memory, and the traffic is most of the time of a training step. Here each weight is read and written once, also
+under a pull λ (θ − θ₀) that is added to the gradient (θ₀ = 0: weight decay): no tensor holds the sum.
 Every operation is the IEEE operation, in the order in which the callers' torch code has it, without fused multiply-add:
 a replica does not depend on its neighbours, and both routes give the same bits, except that torch takes its roots from a
 library that is off by one unit in the last place at times (``tests/lop_theory/test_elementwise.py``).
@@ -14,7 +15,7 @@ numba (half a second): import it where it is needed.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -24,10 +25,21 @@ from torch import Tensor
 
 from lop_theory.algorithms.base import Scalar, per_replica
 
-__all__ = ["AdamStep", "applies", "momentum_step", "subtract"]
+__all__ = ["AdamStep", "applies", "keep_freed_memory", "momentum_step", "subtract"]
 
 Floats = NDArray[np.floating]
+Pull: TypeAlias = tuple[Scalar, Tensor | None]  # λ and θ₀ (None: 0) for one tensor, as in ``base.Pull``
 compiled: Any = njit(nogil=True, cache=True, error_model="numpy")
+
+
+def keep_freed_memory() -> None:
+    """Let the C library of Linux keep freed tensors of up to 31 MB for the next update.
+
+    It returns blocks above a threshold to the system, which hands out every page of the next tensor anew: with 32 replicas
+    of width 100 that is half of the time of an update. The threshold follows the largest block that was ever freed (up to
+    32 MB; ``man mallopt``, M_MMAP_THRESHOLD), and this one is freed without having been touched.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def applies(*tensors: Tensor) -> bool:
@@ -56,60 +68,113 @@ def _column(value: Scalar, like: Tensor) -> Floats:
     return np.array([value], str(like.dtype).removeprefix("torch."))
 
 
+# -- the pull: λ [1] or [R] and θ₀ of the size of θ; either may be None, and the compiler then leaves the branch out ----------
+
+
+def _arrays(pull: Pull | None, like: Tensor) -> tuple[Floats | None, Floats | None]:
+    """λ [1] or [R] in the dtype of ``like``, and θ₀ flat."""
+    if pull is None:
+        return None, None
+    strength, anchor = pull
+    return _column(strength, like), None if anchor is None else anchor.contiguous().numpy().reshape(-1)
+
+
 @compiled
-def _subtract_one(p: Floats, step: Floats, factor: float, new: Floats) -> None:
+def _entry(strength: Floats | None, r: int) -> Any:
+    if strength is None:
+        return None
+    return strength[r % strength.size]
+
+
+@compiled
+def _part(anchor: Floats | None, own: slice) -> Any:
+    if anchor is None:
+        return None
+    return anchor[own]
+
+
+@compiled
+def _pulled(g: float, p: float, strength: float | None, anchor: Floats | None, i: int) -> float:
+    """g, g + λ θ or g + λ (θ − θ₀)."""
+    if strength is None:
+        return g
+    if anchor is None:
+        return g + strength * p
+    return g + strength * (p - anchor[i])
+
+
+# -- the updates -----------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def _subtract_one(
+    p: Floats, step: Floats, factor: float, strength: float | None, anchor: Floats | None, new: Floats
+) -> None:
     for i in range(p.size):
-        new[i] = step[i] * factor + p[i]
+        new[i] = _pulled(step[i], p[i], strength, anchor, i) * factor + p[i]
 
 
 @compiled
-def _subtract(p: Floats, step: Floats, rate: Floats, replicas: int, new: Floats) -> None:
+def _subtract(
+    p: Floats, step: Floats, rate: Floats, replicas: int, strength: Floats | None, anchor: Floats | None, new: Floats
+) -> None:
     size = p.size // replicas
     for r in range(replicas):
         factor, own = -rate[r % rate.size], slice(r * size, (r + 1) * size)
-        _subtract_one(p[own], step[own], factor, new[own])
+        _subtract_one(p[own], step[own], factor, _entry(strength, r), _part(anchor, own), new[own])
 
 
-def subtract(p: Tensor, step: Tensor, rate: Scalar) -> Tensor:
-    """θ − η s as (−η) s + θ; η is a float or a tensor [R].
+def subtract(p: Tensor, step: Tensor, rate: Scalar, pull: Pull | None = None) -> Tensor:
+    """θ − η s as (−η) s + θ; η is a float or a tensor [R]; a pull is added to s.
 
     >>> subtract(torch.ones(2, 1), torch.ones(2, 1), torch.tensor([0.25, 0.5])).flatten()
     tensor([0.7500, 0.5000])
+    >>> subtract(torch.ones(1, 1), torch.ones(1, 1), 0.25, (1.0, None))
+    tensor([[0.5000]])
     """
     p, step = p.contiguous(), step.contiguous()
     new = torch.empty_like(p)
-    _subtract(p.numpy().reshape(-1), step.numpy().reshape(-1), _column(rate, p), len(p), new.numpy().reshape(-1))
+    given = p.numpy().reshape(-1), step.numpy().reshape(-1)
+    _subtract(*given, _column(rate, p), len(p), *_arrays(pull, p), new.numpy().reshape(-1))
     return new
 
 
 @compiled
-def _momentum_one(p: Floats, g: Floats, v: Floats, keep: float, factor: float, new: Floats, velocity: Floats) -> None:
+def _momentum_one(
+    given: tuple[Floats, ...], keep: float, factor: float, strength: float | None, anchor: Floats | None,
+    new: Floats, velocity: Floats,
+) -> None:  # fmt: skip
+    p, g, v = given
     for i in range(p.size):
-        speed = keep * v[i] + g[i]
+        speed = keep * v[i] + _pulled(g[i], p[i], strength, anchor, i)
         velocity[i] = speed
         new[i] = speed * factor + p[i]
 
 
 @compiled
 def _momentum(
-    p: Floats, g: Floats, v: Floats, mu: Floats, rate: Floats, replicas: int, new: Floats, velocity: Floats
-) -> None:
+    p: Floats, g: Floats, v: Floats, mu: Floats, rate: Floats, replicas: int,
+    strength: Floats | None, anchor: Floats | None, new: Floats, velocity: Floats,
+) -> None:  # fmt: skip
     size = p.size // replicas
     for r in range(replicas):
         own = slice(r * size, (r + 1) * size)
-        keep, factor = mu[r % mu.size], -rate[r % rate.size]
-        _momentum_one(p[own], g[own], v[own], keep, factor, new[own], velocity[own])
+        keep, factor, given = mu[r % mu.size], -rate[r % rate.size], (p[own], g[own], v[own])
+        _momentum_one(given, keep, factor, _entry(strength, r), _part(anchor, own), new[own], velocity[own])
 
 
-def momentum_step(p: Tensor, g: Tensor, v: Tensor, rate: Scalar, mu: Scalar) -> tuple[Tensor, Tensor]:
-    """θ and v after v ← μ v + g, θ ← θ − η v; η and μ are floats or tensors [R].
+def momentum_step(
+    p: Tensor, g: Tensor, v: Tensor, rate: Scalar, mu: Scalar, pull: Pull | None = None
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """θ and v after v ← μ v + g, θ ← θ − η v; η and μ are floats or tensors [R]; a pull is added to g.
 
     >>> momentum_step(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1), 0.25, 0.5)
     (tensor([[0.6250]]), tensor([[1.5000]]))
     """
     given = [t.contiguous().numpy().reshape(-1) for t in (p, g, v)]
     new = tuple(torch.empty_like(p, memory_format=torch.contiguous_format) for _ in range(2))
-    _momentum(*given, _column(mu, p), _column(rate, p), len(p), *(t.numpy().reshape(-1) for t in new))
+    rates, results = (_column(mu, p), _column(rate, p)), (t.numpy().reshape(-1) for t in new)
+    _momentum(*given, *rates, len(p), *_arrays(pull, p), *results)
     return new[0], new[1]
 
 
@@ -128,13 +193,14 @@ class _Settings(NamedTuple):
 @compiled
 def _adam_one(
     given: tuple[Floats, ...], gain1: float, keep: float, gain2: float, root: float, eps: float, factor: float,
-    results: tuple[Floats, ...],
+    strength: float | None, anchor: Floats | None, results: tuple[Floats, ...],
 ) -> None:  # fmt: skip
     p, g, m, s = given
     new, first, second = results
     for i in range(p.size):
-        moment = (g[i] - m[i]) * gain1 + m[i]
-        square = keep * s[i] + (g[i] * g[i]) * gain2
+        slope = _pulled(g[i], p[i], strength, anchor, i)
+        moment = (slope - m[i]) * gain1 + m[i]
+        square = keep * s[i] + (slope * slope) * gain2
         first[i], second[i] = moment, square
         new[i] = moment / (math.sqrt(square) / root + eps) * factor + p[i]
 
@@ -142,7 +208,7 @@ def _adam_one(
 @compiled
 def _adam(
     p: Floats, g: Floats, m: Floats, s: Floats, t: NDArray[np.int64], set_: _Settings,
-    new: Floats, first: Floats, second: Floats,
+    strength: Floats | None, anchor: Floats | None, new: Floats, first: Floats, second: Floats,
 ) -> None:  # fmt: skip
     size, one = p.size // t.size, np.float64(1.0)
     dtype = p.dtype.type
@@ -155,7 +221,8 @@ def _adam(
         gain2 = set_.one_minus_beta2[r % set_.one_minus_beta2.size]
         own = slice(r * size, (r + 1) * size)
         given, results = (p[own], g[own], m[own], s[own]), (new[own], first[own], second[own])
-        _adam_one(given, gain1, keep, gain2, root, eps, -rate, results)
+        own_strength, own_anchor = _entry(strength, r), _part(anchor, own)
+        _adam_one(given, gain1, keep, gain2, root, eps, -rate, own_strength, own_anchor, results)
 
 
 class AdamStep:
@@ -180,10 +247,12 @@ class AdamStep:
             self.known[key] = _Settings._make([*(_column(value, like) for value in values), *exact])
         return self.known[key]
 
-    def __call__(self, p: Tensor, g: Tensor, m: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """θ, m and s after update number t [R, 1, …] (int64), as in the module ``descent``."""
+    def __call__(
+        self, p: Tensor, g: Tensor, m: Tensor, s: Tensor, t: Tensor, pull: Pull | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """θ, m and s after update number t [R, 1, …] (int64), as in the module ``descent``; a pull is added to g."""
         p = p.contiguous()
         given = [tensor.contiguous().numpy().reshape(-1) for tensor in (p, g, m, s, t)]
         new = torch.empty_like(p), torch.empty_like(p), torch.empty_like(p)
-        _adam(*given, self.settings(p), *(tensor.numpy().reshape(-1) for tensor in new))
+        _adam(*given, self.settings(p), *_arrays(pull, p), *(tensor.numpy().reshape(-1) for tensor in new))
         return new

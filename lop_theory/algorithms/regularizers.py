@@ -44,6 +44,7 @@ from lop_theory.algorithms.base import (
     Algorithm,
     Context,
     Params,
+    Pull,
     Scalar,
     Stateless,
     chain,
@@ -248,7 +249,13 @@ def l2(optimizer: Algorithm, weight_decay: Scalar) -> Algorithm:
     (tensor([[0.9000]]),)
     """
     check_scalar("weight_decay", weight_decay)
-    return _penalized("l2", optimizer, lambda params, ctx: tuple(per_replica(weight_decay, p) * p for p in params))
+
+    def update(params: Params, grads: Params, state: InnerState, ctx: Context) -> tuple[Params, InnerState]:
+        pulls = (Pull(weight_decay),) * len(params)
+        params, inner = optimizer.update_pulled(params, grads, state.inner, ctx, pulls)
+        return params, InnerState(inner)
+
+    return Algorithm(f"l2({optimizer.name})", lambda params: InnerState(optimizer.init(params)), update)
 
 
 class AnchoredState(NamedTuple):
@@ -273,9 +280,8 @@ def l2_init(optimizer: Algorithm, strength: Scalar) -> Algorithm:
     check_scalar("strength", strength)
 
     def update(params: Params, grads: Params, state: AnchoredState, ctx: Context) -> tuple[Params, AnchoredState]:
-        rows = zip(params, grads, state.anchor, strict=True)
-        total = tuple(g + per_replica(strength, p) * (p - start) for p, g, start in rows)
-        params, inner = optimizer.update(params, total, state.inner, ctx)
+        pulls = tuple(Pull(strength, start) for start in state.anchor)
+        params, inner = optimizer.update_pulled(params, grads, state.inner, ctx, pulls)
         return params, AnchoredState(state.anchor, inner)
 
     def init(params: Params) -> AnchoredState:

@@ -1,6 +1,7 @@
 """Data sets: every defect of a file is one line, nothing is unpickled, and what is read equals an independent reading."""
 
 import functools
+import gc
 import gzip
 import hashlib
 import http.server
@@ -8,8 +9,13 @@ import io
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
+import weakref
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +24,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments import datasets, download
+from experiments import datasets, download, image_files
 from experiments.datasets import DATASETS, SETS, DataError, MissingData, data_folder, digits, load
 from experiments.errors import Failure
-from experiments.image_files import ClassFiles, Jpegs, average_2x2, parse_cifar, parse_idx
+from experiments.image_files import ClassFiles, Jpegs, Zipped, average_2x2, parse_cifar, parse_idx
+from experiments.streams import open_streams, protocol
 
 REAL = os.environ.get("LOP_DATA")
 needs_data = pytest.mark.skipif(not REAL, reason="set LOP_DATA to the data folder to test real files")
@@ -162,6 +169,97 @@ def test_idx_round_trip_and_every_prefix_is_refused(shape, random):
         parse_idx(data + b"\0", "f", array.ndim)
 
 
+# -- one copy in memory ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def readings(monkeypatch):
+    """The names of the files that are read, in order."""
+    names: list[str] = []
+
+    def counting(path: Path, *rest):
+        names.append(path.name)
+        return image_files.read(path, *rest)
+
+    monkeypatch.setattr(datasets, "read", counting)
+    return names
+
+
+def test_a_set_is_read_once_and_shared_by_streams(mnist, readings, monkeypatch):
+    folder, _ = mnist
+    config = replace(protocol("permuted-images", "published"), tasks=3, probe=0)
+    streams = [open_streams("permuted-images", config, [seed], folder)[0] for seed in range(30)]
+    assert len(readings) == 4 and load("mnist", folder) is streams[0].images
+    monkeypatch.chdir(folder)
+    assert load("mnist", Path()) is streams[0].images  # the same folder by another name
+    tasks = [stream.task(t) for stream in streams for t in range(3)]
+    assert {id(task.train.source) for task in tasks} == {id(streams[0].images.x)}
+    assert {id(task.train.rows) for task in tasks} == {id(streams[0].images.rows())}
+    assert len(readings) == 4
+
+
+def test_shared_arrays_are_read_only(mnist):
+    images = load("mnist", mnist[0])
+    for array in (images.x, images.y, images.test, images.rows(), images.rows(3), images.rows(test=True), load().x):
+        with pytest.raises(ValueError, match="read-only"):
+            array[:1] = 0
+    task = open_streams("permuted-images", seeds=[0])[0].task(0)
+    task.train.x()[:] = 0  # a batch is a new array
+    assert load().x.max() == 16
+
+
+def test_changed_files_are_read_again_and_defects_are_not_kept(mnist, readings, monkeypatch):
+    folder, arrays = mnist
+    name = "train-labels-idx1-ubyte"
+    path = folder / "mnist" / f"{name}.gz"
+    before, good = load("mnist", folder), path.read_bytes()
+    path.write_bytes(good[:-9])
+    for _ in range(2):
+        with pytest.raises(DataError):
+            load("mnist", folder)
+    labels = np.roll(arrays[name], 1)
+    monkeypatch.setitem(datasets.MNIST_SHA256, name, hashlib.sha256(idx(labels)).hexdigest())
+    path.write_bytes(gzip.compress(idx(labels)))
+    after = load("mnist", folder)
+    assert after is not before and after.y[:12].tolist() == labels.tolist() and before.y[0] == arrays[name][0]
+    path.unlink()
+    with pytest.raises(MissingData):
+        load("mnist", folder)
+    assert len(readings) > 8
+
+
+def test_memory_is_bounded_by_what_is_in_use(tmp_path, monkeypatch):
+    read = []
+
+    def small(root: Path) -> datasets.Images:
+        read.append(root.name)
+        y = np.zeros(4, np.int64)
+        return datasets.Images("small", np.zeros((4, 1, 2, 2), np.uint8), y, y > 0, 1.0, ("0",), "")
+
+    monkeypatch.setitem(datasets.SETS, "small", datasets.DataSet(small, ("*",), "nothing", "", ""))
+    folders = [tmp_path / name for name in "abcd"]
+    for folder in folders:
+        folder.mkdir()
+    held = load("small", folders[0])
+    gone = weakref.ref(load("small", folders[1]))
+    assert load("small", folders[1]) is gone()  # nobody holds it, but it is one of the latest two
+    for folder in folders[2:]:
+        load("small", folder)
+    gc.collect()
+    assert gone() is None and load("small", folders[0]) is held and read == ["a", "b", "c", "d"]
+    assert len({id(load("small", folder)) for folder in folders[:2]}) == 2 and read == ["a", "b", "c", "d", "b"]
+
+
+def test_threads_that_want_the_same_set_read_it_once(mnist, readings):
+    found: list[datasets.Images] = []
+    threads = [threading.Thread(target=lambda: found.append(load("mnist", mnist[0]))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8 and len(set(map(id, found))) == 1 and len(readings) == 4
+
+
 # -- CIFAR ------------------------------------------------------------------------------------------------------------------
 
 
@@ -230,6 +328,15 @@ def test_truncated_or_mislabelled_cifar_is_refused(cifar):
         with pytest.raises(DataError) as caught:
             load(f"cifar{classes}", root)
         assert words in one_line(caught) and name in str(caught.value)
+
+
+def test_a_cifar_folder_that_lacks_a_file_says_which(cifar):
+    classes, files, _, _, root = cifar
+    name = "test.bin" if classes == 100 else "data_batch_3.bin"
+    (unpacked(classes, files, root) / name).unlink()
+    with pytest.raises(MissingData) as caught:
+        load(f"cifar{classes}", root)
+    assert f"lacks {name})" in one_line(caught) and "binary version" in str(caught.value)
 
 
 def test_cifar_labels_are_the_fine_ones():
@@ -346,7 +453,9 @@ def test_tiny_imagenet_subset_joins_header_and_payload(tmp_path, monkeypatch):
     assert large.rows(1).tolist() == [2] and large.rows(1, test=True).tolist() == [3]
 
 
-def test_full_tiny_imagenet_folder(tmp_path, monkeypatch):
+@pytest.fixture
+def tiny(tmp_path):
+    """Tiny ImageNet as it is distributed, with three classes of two training images and one validation image."""
     rng, folder = np.random.default_rng(6), tmp_path / "tiny-imagenet-200"
     wnids = ["n3", "n1", "n2"]  # labels are in sorted order
     for wnid in wnids:
@@ -360,6 +469,13 @@ def test_full_tiny_imagenet_folder(tmp_path, monkeypatch):
     )
     for i in range(3):
         (folder / "val" / "images" / f"v{i}.JPEG").write_bytes(jpeg(64, rng))
+    (folder / "test" / "images").mkdir(parents=True)
+    (folder / "test" / "images" / "test_0.JPEG").write_bytes(b"is not read")
+    return folder
+
+
+def test_full_tiny_imagenet_folder(tiny, tmp_path, monkeypatch):
+    folder = tiny
     with pytest.raises(DataError, match="incomplete"):
         load("tiny_imagenet", tmp_path)
     monkeypatch.setattr(datasets, "TINY_IMAGENET", (3, 6, 3))
@@ -367,6 +483,73 @@ def test_full_tiny_imagenet_folder(tmp_path, monkeypatch):
     assert images.y.tolist() == [0, 0, 1, 1, 2, 2, 2, 0, 1] and images.names == ("n1", "n2", "n3")
     direct = np.asarray(Image.open(folder / "val" / "images" / "v0.JPEG")).transpose(2, 0, 1)
     assert np.array_equal(images.x[images.rows(2, test=True)][0], direct)
+
+
+def test_tiny_imagenet_zip_is_the_folder(tiny, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets, "TINY_IMAGENET", (3, 6, 3))
+    other = tmp_path_factory.mktemp("zip")
+    archive = other / "tiny-imagenet-200.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        for path in sorted(tiny.parent.rglob("*"), reverse=True):
+            out.write(path, path.relative_to(tiny.parent).as_posix())
+    with pytest.raises(DataError) as caught:
+        load("tiny_imagenet", other)
+    assert "has md5" in one_line(caught)
+    monkeypatch.setattr(datasets, "TINY_IMAGENET_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    packed, loose = load("tiny_imagenet", other), load("tiny_imagenet", tiny.parent)
+    assert np.array_equal(packed.y, loose.y) and np.array_equal(packed.test, loose.test) and packed.names == loose.names
+    assert np.array_equal(packed.x[np.arange(9)], loose.x[np.arange(9)])
+    archive.write_bytes(archive.read_bytes()[:-40])
+    with pytest.raises(DataError, match="has md5"):
+        load("tiny_imagenet", other)
+
+
+def test_forked_processes_read_a_zip_on_their_own(tmp_path):
+    path = tmp_path / "a.zip"
+    contents = {f"top/{i}": np.random.default_rng(i).bytes(200_000) for i in range(20)}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        for name, data in contents.items():
+            out.writestr(name, data)
+    zipped = Zipped(path, hashlib.md5(path.read_bytes()).hexdigest(), "top/")
+    read_all = "all(zipped(str(i)) == np.random.default_rng(i).bytes(200_000) for _ in range(3) for i in range(20))"
+    program = f"""
+import os, sys
+from pathlib import Path
+import numpy as np
+from experiments.image_files import Zipped
+zipped = Zipped(Path({str(path)!r}), {hashlib.md5(path.read_bytes()).hexdigest()!r}, "top/")
+child = os.fork()
+good = {read_all}
+if child == 0:
+    os._exit(0 if good else 1)
+sys.exit(0 if good and os.waitpid(child, 0)[1] == 0 else 1)
+"""
+    assert zipped.members == [str(i) for i in range(20)] and zipped("7") == contents["top/7"]
+    if hasattr(os, "fork"):
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    with pytest.raises(DataError) as caught:
+        zipped("20")
+    assert "20 cannot be read" in one_line(caught)
+
+
+@pytest.mark.parametrize(
+    "file, text, words",
+    [
+        ("val/val_annotations.txt", "v0.JPEG n1\n\n", "= (3, 6, 0)"),  # blanks in place of tabs
+        ("val/val_annotations.txt", "v0.JPEG\tn9\nv1.JPEG\tn1\n", "= (3, 6, 1)"),  # no such class
+        ("val/val_annotations.txt", "v9.JPEG\tn1\nv1.JPEG\tn1\n", "= (3, 6, 1)"),  # no such file
+        ("val/val_annotations.txt", None, "val_annotations.txt cannot be read: no such file"),
+        ("wnids.txt", "n1\nn2", "= (2, 4, 2)"),
+        ("train/n1/images/n1_0.JPEG", None, "= (3, 5, 3)"),
+        ("val/images/v2.JPEG", None, "= (3, 6, 2)"),
+    ],
+)
+def test_an_incomplete_tiny_imagenet_is_one_line_before_anything_runs(tiny, monkeypatch, file, text, words):
+    monkeypatch.setattr(datasets, "TINY_IMAGENET", (3, 6, 3))
+    (tiny / file).unlink() if text is None else (tiny / file).write_text(text)
+    with pytest.raises(DataError) as caught:
+        load("tiny_imagenet", tiny.parent)
+    assert words in one_line(caught) and "tiny-imagenet-200" in str(caught.value)
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -432,14 +615,14 @@ def test_download_checks_before_it_places_and_never_overwrites(server, tmp_path)
     bad = download.Remote(f"{url}/b.gz", "set/b.gz", hashlib.sha256(b"right").hexdigest())
     gone = download.Remote(f"{url}/c.gz", "set/c.gz", "0" * 64)
     folder = tmp_path / "data"
-    assert download.download("x", folder, {"x": [good]}) == [folder / "set" / "a.gz"]
+    assert download.download("mnist", folder, {"mnist": [good]}) == [folder / "set" / "a.gz"]
     assert gzip.decompress((folder / "set" / "a.gz").read_bytes()) == b"right"
     (folder / "set" / "a.gz").write_bytes(b"mine")
-    assert download.download("x", folder, {"x": [good]}) == []
+    assert download.download("mnist", folder, {"mnist": [good]}) == []
     assert (folder / "set" / "a.gz").read_bytes() == b"mine"
-    for remote, words in [(bad, "has sha256"), (gone, "cannot be downloaded")]:
+    for remote, words in [(bad, "has sha256"), (gone, "the server answers 404")]:
         with pytest.raises(DataError) as caught:
-            download.download("x", folder, {"x": [remote]})
+            download.download("mnist", folder, {"mnist": [remote]})
         assert words in str(caught.value) and remote.url in str(caught.value)
     assert [path.name for path in (folder / "set").iterdir()] == ["a.gz"]  # no bad file, no scratch folder
 

@@ -28,10 +28,10 @@ from experiments.paper.spectral_points import (
 from experiments.paper.spectral_points import (
     PUBLISHED as POINTS_FILE,
 )
-from experiments.paper.spectral_starts import binned, levels_row, matrix_of, task_starts
+from experiments.paper.spectral_starts import binned, levels_row, task_starts
 from experiments.run import run
 from experiments.run_config import Run
-from experiments.run_curvature import LiveNet
+from experiments.run_curvature import LiveNet, hessian_or_none
 from experiments.streams import open_streams, protocol
 from lop_theory.architectures import mlp
 from lop_theory.gram import loss_factor
@@ -119,7 +119,7 @@ def test_shares_of_a_small_net_are_those_of_its_eigenvalues() -> None:
     net = LiveNet(net_dag, theta, x, torch.randint(0, 3, (30,), generator=draw))
     levels = np.array([1e-3, 0.05])
     row = levels_row(net, draw, levels)
-    matrix = matrix_of(net)
+    matrix = hessian_or_none(net)
     assert matrix is not None
     values = torch.linalg.eigvalsh(matrix)
     assert row["lambda_max"] == pytest.approx(float(values[-1])) and row["lambda_min"] == pytest.approx(

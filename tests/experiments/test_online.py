@@ -17,7 +17,7 @@ from experiments.errors import Failure
 from experiments.online import kernels as K
 from experiments.online.config import Online
 from experiments.online.measures import dead_fraction, duplicate_fraction, effective_ranks
-from experiments.online.runner import Table, _Block, diverged, initial_state, probe_inputs, run
+from experiments.online.runner import Records, _Block, diverged, initial_state, probe_inputs, run
 from lop_theory.rank import effective_rank
 from tests.reference import online as reference
 
@@ -144,7 +144,7 @@ PURE = [
 ]
 
 
-def assert_same(one: Table, two: Table) -> None:
+def assert_same(one: Records, two: Records) -> None:
     assert np.array_equal(one.steps, two.steps) and np.array_equal(one.seeds, two.seeds)
     for name, values in one.values.items():
         assert np.array_equal(values, two.values[name], equal_nan=True), name

@@ -15,13 +15,12 @@ from experiments.run_config import Run
 from experiments.run_measure import measure_start_of_task
 from experiments.run_metrics import (
     dead_on_all,
-    error_signals,
     frozen_normal_update,
     measure_features,
     measure_start,
     measured_columns,
-    output_signal,
 )
+from experiments.run_net import error_signals, output_signal
 from experiments.run_program import prepare
 from experiments.run_state import start
 from lop_theory.algorithms.base import LayerTrace, generators, gradients, mlp_context, mlp_forward, mlp_init

@@ -9,8 +9,13 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+import torch
 
 from experiments.datasets import Images, digits
+from experiments.run_config import Run
+from experiments.run_program import prepare
+from experiments.run_state import start
+from experiments.run_update import Batch, differentiate, minibatches
 from experiments.streams import STREAMS, open_streams, protocol
 from experiments.streams.base import Split, StreamConfig, permutation, words
 from experiments.streams.class_groups import ClassGroupsStream
@@ -243,6 +248,24 @@ def test_class_groups_are_disjoint_and_use_their_own_outputs():
     assert seen == set(range(10))
 
 
+@pytest.mark.parametrize("name, t", [("class-incremental", 0), ("class-incremental", 2), ("class-groups", 1)])
+def test_outputs_of_classes_that_are_not_active_neither_learn_nor_matter(name, t):
+    """In the runner: their gradient is exactly zero, and their values change neither the loss nor an answer."""
+    program = prepare(Run(stream=name, seeds=1, tasks=4, hidden=(7,), dtype="float64", probe=20))
+    task = program.streams[0].task(t)
+    absent = [c for c in range(task.num_outputs) if c not in task.active]
+    assert len(absent) == 8 - len(task.active)
+    learner, (x, y) = start(program), next(minibatches([task], torch.float64))
+    before = differentiate(program, learner, Batch(task, x, y))
+    weight, bias = before.grads[-2][0], before.grads[-1][0]
+    assert not weight[absent].any() and not bias[absent].any()
+    assert weight[task.active].abs().sum(1).min() > 0 and bias[task.active].abs().min() > 0
+    learner.params[-1][0, absent] = 1e3  # a sum over all outputs would see nothing else
+    after = differentiate(program, learner, Batch(task, x, y))
+    assert np.array_equal(after.loss, before.loss) and np.array_equal(after.right, before.right)
+    assert all(torch.equal(a, b) for a, b in zip(after.grads, before.grads))
+
+
 # -- bit flipping -----------------------------------------------------------------------------------------------------------
 
 
@@ -363,6 +386,17 @@ def test_published_numbers():
     for name in lengths:
         config = protocol("bit-flipping", name)
         assert (config.inputs, config.slow, config.units, config.period, config.beta) == (20, 15, 100, 10_000, 0.7)
+        inputs = BitFlippingStream(config).input_shape  # that learner has 20 bits and a constant, the others 20 bits
+        assert inputs == ((21,) if name == "published-barriers" else (20,))
+    spectral = PermutedImagesStream(protocol("permuted-images", "published-spectral"), blank(10, 6000, 1000), 0)
+    assert steps(spectral.task(0)) == 60_000 and spectral.config.tasks == 800
+    l2_init = PermutedImagesStream(protocol("permuted-images", "published-l2-init"), blank(10, 6000, 1000), 0)
+    assert (l2_init.config.tasks, steps(l2_init.task(0)), len(l2_init.task(0).train)) == (500, 625, 10_000)
+    pairs = ClassPairsStream(protocol("class-pairs", "published-spectral"), blank(1000, 600, 100), 0)
+    assert (pairs.config.tasks, steps(pairs.task(1999))) == (2000, 20 * 12)
+    cifar = ClassIncrementalStream(protocol("class-incremental", "published-spectral"), blank(100, 500, 100), 0)
+    assert steps(cifar.task(0)) == 200 * 25 and len(cifar.task(19).train) == 50_000
+    assert np.array_equal(cifar.task(3).order(0), cifar.task(3).order(7))  # never reshuffled
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------------

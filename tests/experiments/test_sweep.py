@@ -235,11 +235,11 @@ def test_a_run_that_gets_on_between_deaths_is_not_given_up(tmp_path: Path) -> No
     job = Job(TINY, tmp_path, 1.0, 100)
     for saved in range(1, 3 * DEATHS):
         (tmp_path / f"rows-{saved - 1:07d}-{saved:07d}.safetensors").touch()
-        assert sweep._mourn(job, retried=True).end is End.STOPPED
+        assert sweep._after_death(job, retried=True).end is End.STOPPED
         assert not job.suspect
-    assert sweep._mourn(job, retried=True).end is End.FAILED
+    assert sweep._after_death(job, retried=True).end is End.FAILED
     other = Job(TINY, tmp_path, 1.0, 100, seen=job.seen)
-    ends = [sweep._mourn(other, retried=False).end for _ in range(DEATHS)]
+    ends = [sweep._after_death(other, retried=False).end for _ in range(DEATHS)]
     assert ends == [End.STOPPED] * (DEATHS - 1) + [End.FAILED]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import sympy
 
+from proofs_checks.claim import require
 from proofs_checks.claims import barriers_proofs, rank_proofs
 
 PROOFS = [
@@ -28,4 +29,4 @@ def test_moving_a_weight_without_the_bias_is_seen(monkeypatch: pytest.MonkeyPatc
     )
     assert ((w + shift) * c - w * c).expand().doit() != sympy.ZeroMatrix(fed, 1)
     with pytest.raises(AssertionError, match="breaks at: this"):
-        rank_proofs._check(False, "this")
+        require(False, "this")

@@ -40,11 +40,11 @@ EXACT: dict[str, tuple[Callable[[NDArray[np.int64]], NDArray[np.int64]], str, st
 EXACT_COLUMNS, EXACT_ROWS, EXACT_RANKS = 30, 60, range(1, 11)
 
 
-def compute(ctx: Context) -> Data:
+def compute(context: Context) -> Data:
     """Singular values for each seed, and exact ranks."""
-    rows, seeds = ctx.choose(smoke=1000, teach=10_000, paper=10_000), ctx.choose(smoke=2, teach=3, paper=10)
-    values = ctx.table("rank_recovery_values", lambda: _values(rows, seeds), examples=rows, seeds=seeds, version=1)
-    ranks = ctx.table("rank_recovery_exact", lambda: _exact_ranks(seeds), seeds=seeds, version=1)
+    rows, seeds = context.choose(smoke=1000, teach=10_000, paper=10_000), context.choose(smoke=2, teach=3, paper=10)
+    values = context.table("rank_recovery_values", lambda: _values(rows, seeds), examples=rows, seeds=seeds, version=1)
+    ranks = context.table("rank_recovery_exact", lambda: _exact_ranks(seeds), seeds=seeds, version=1)
     return {"values": values, "ranks": ranks}
 
 
@@ -97,10 +97,10 @@ def measure(data: Data) -> dict[str, Interval]:
     return made
 
 
-def draw(data: Data, figure: Canvas) -> None:
+def draw(data: Data, canvas: Canvas) -> None:
     """Left: singular values of the first seed; right: mean exact rank over seeds."""
-    figure.set_size_inches(style.PAGE, 2.8)
-    left, right = figure.subplots(1, 2)
+    canvas.set_size_inches(style.PAGE, 2.8)
+    left, right = canvas.subplots(1, 2)
     curves = {"identity": ("before φ", style.GREY)} | {
         label: (name, color) for label, (_, name, color) in SMOOTH.items()
     }

@@ -6,7 +6,6 @@ Rényi-2 rank along C(λ) = (1 − λ) I + λ C, C a dense random correlation ma
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
 from experiments.figures import style
-from experiments.figures.record import Context, Data, Figure, Interval, Source
+from experiments.figures.intervals import Interval, point
+from experiments.figures.record import Context, Data, Figure, Source
 
 __all__ = ["FIGURE"]
 
@@ -23,11 +23,13 @@ NAMES = {"gelu": "GELU", "He2": "He₂(z) = z² − 1"}
 DIMENSION, RANK = 20, 5
 
 
-def compute(ctx: Context) -> Data:
+def compute(context: Context) -> Data:
     """Gaps on [−1, 1], gains along λ, and α = K'(0) of each activation."""
-    points = ctx.choose(smoke=41, teach=201, paper=401)
-    gap = ctx.table("rank_gain_gap", lambda: _gaps(points), points=points, version=1)
-    gain = ctx.table("rank_gain_path", lambda: _path(points), points=points, dimension=DIMENSION, rank=RANK, version=1)
+    points = context.choose(smoke=41, teach=201, paper=401)
+    gap = context.table("rank_gain_gap", lambda: _gaps(points), points=points, version=1)
+    gain = context.table(
+        "rank_gain_path", lambda: _path(points), points=points, dimension=DIMENSION, rank=RANK, version=1
+    )
     return {"gap": gap, "gain": gain}
 
 
@@ -77,21 +79,16 @@ def measure(data: Data) -> dict[str, Interval]:
         alpha, x = float(gap["alpha"][0]), gap["x"]
         inside = (np.abs(x) > 1e-3) & (np.abs(x) < 1 - 1e-3)
         quotient = gap["gap"][inside] / (x**2 * (1 - x**2))[inside]
-        made[f"alpha[{label}]"] = _exact(alpha)
-        made[f"gamma[{label}]"] = _exact((1 - alpha) / (1 + alpha))
-        made[f"gap_above_printed[{label}]"] = _exact(float(quotient.min()) - (1 - alpha) / (1 + alpha))
-        made[f"gap_above_best[{label}]"] = _exact(float(quotient.min()) - (1 - alpha))
+        made[f"alpha[{label}]"] = point(alpha)
+        made[f"gamma[{label}]"] = point((1 - alpha) / (1 + alpha))
+        made[f"gap_above_printed[{label}]"] = point(float(quotient.min()) - (1 - alpha) / (1 + alpha))
+        made[f"gap_above_best[{label}]"] = point(float(quotient.min()) - (1 - alpha))
         some = gain["share"] > 0.05  # at λ = 0 gain and bounds are 1
         for bound in ("printed", "best"):
             quotient = (gain["gain"][some] - 1) / (gain[bound][some] - 1)
-            made[f"gain_over_{bound}[{label}]"] = _exact(float(quotient.min()))
-        made[f"gain[{label}]"] = _exact(float(gain["gain"][-1]))
+            made[f"gain_over_{bound}[{label}]"] = point(float(quotient.min()))
+        made[f"gain[{label}]"] = point(float(gain["gain"][-1]))
     return made
-
-
-def _exact(value: float) -> Interval:
-    """A number without sampling error."""
-    return Interval(value, math.nan, math.nan, 1)
 
 
 def _of(data: Data, table: str, label: str) -> dict[str, NDArray[np.float64]]:
@@ -99,10 +96,10 @@ def _of(data: Data, table: str, label: str) -> dict[str, NDArray[np.float64]]:
     return {name: column[chosen] for name, column in data[table].items() if name != "label"}
 
 
-def draw(data: Data, figure: Canvas) -> None:
+def draw(data: Data, canvas: Canvas) -> None:
     """Solid: the quantity; dotted: the printed bound; dashed: the bound with the best constant."""
-    figure.set_size_inches(style.PAGE, 3.2)
-    left, right = figure.subplots(1, 2)
+    canvas.set_size_inches(style.PAGE, 3.2)
+    left, right = canvas.subplots(1, 2)
     for label, color in zip(ACTIVATIONS, (style.VERMILION, style.BLUE, style.GREEN, style.SKY, style.BLACK)):
         gap, gain = _of(data, "gap", label), _of(data, "gain", label)
         name, alpha, x = NAMES.get(label, style.look(label).name), gap["alpha"][0], gap["x"]
@@ -117,7 +114,7 @@ def draw(data: Data, figure: Canvas) -> None:
         left.plot([], [], color="0.4", linestyle=line, label=text)
     left.set(xlabel="correlation x", ylabel="x² − K(x)²")
     right.set(xlabel="λ in C(λ) = (1 − λ) I + λ C", ylabel="gain of the Rényi-2 rank")
-    style.legend_below(figure, left, columns=4)
+    style.legend_below(canvas, left, columns=4)
 
 
 FIGURE = Figure(

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from experiments.figures import style
-from experiments.figures.record import Context, Data, Figure, Interval, Source
+from experiments.figures.intervals import Interval, point
+from experiments.figures.record import Context, Data, Figure, Source
 
 __all__ = ["FIGURE", "relu_decorrelation", "tanh_weights"]
 
@@ -64,11 +65,14 @@ def relu_decorrelation(bias: float) -> float:
     return (1 - alpha) / (1 + alpha)
 
 
-def compute(ctx: Context) -> Data:
+def compute(context: Context) -> Data:
     """Curves over gain and bias, and the spectra."""
-    points = ctx.choose(smoke=10, teach=41, paper=81)
-    curves = ctx.table("tanh_scale_curves", lambda: _curves(points), points=points, version=1)
-    return {"curves": curves, "spectra": ctx.table("tanh_scale_spectra", _spectra, order=ORDER, gains=SHOWN, version=1)}
+    points = context.choose(smoke=10, teach=41, paper=81)
+    curves = context.table("tanh_scale_curves", lambda: _curves(points), points=points, version=1)
+    return {
+        "curves": curves,
+        "spectra": context.table("tanh_scale_spectra", _spectra, order=ORDER, gains=SHOWN, version=1),
+    }
 
 
 def _curves(points: int) -> dict[str, Any]:
@@ -110,24 +114,19 @@ def measure(data: Data) -> dict[str, Interval]:
         for quantity in ("gamma", "frozen"):
             values = curves[quantity][own]
             for parameter, value in zip(curves["parameter"][own], values):
-                made[f"{quantity}[{label} {parameter:.4g}]"] = _exact(value)
-            made[f"{quantity}_change[{label}]"] = _exact(values[-1] - values[0])
+                made[f"{quantity}[{label} {parameter:.4g}]"] = point(value)
+            made[f"{quantity}_change[{label}]"] = point(values[-1] - values[0])
     for label in dict.fromkeys(spectra["label"]):
         p = np.clip(spectra["eigenvalue"][spectra["label"] == label], 1e-300, None)
         p = p / p.sum()
-        made[f"effective_rank[{label}]"] = _exact(float(np.exp(-(p * np.log(p)).sum())))
+        made[f"effective_rank[{label}]"] = point(float(np.exp(-(p * np.log(p)).sum())))
     return made
 
 
-def _exact(value: float) -> Interval:
-    """A number without sampling error."""
-    return Interval(float(value), math.nan, math.nan, 1)
-
-
-def draw(data: Data, figure: Canvas) -> None:
+def draw(data: Data, canvas: Canvas) -> None:
     """Left and middle: decorrelation and frozen share; right: the spectra."""
-    figure.set_size_inches(style.PAGE, 2.7)
-    left, middle, right = figure.subplots(1, 3)
+    canvas.set_size_inches(style.PAGE, 2.7)
+    left, middle, right = canvas.subplots(1, 3)
     for ax, label, name in ((left, "tanh", "gain a of tanh(az)"), (middle, "relu", "bias b of ReLU(z + b)")):
         curves = data["curves"]
         own = curves["label"] == label

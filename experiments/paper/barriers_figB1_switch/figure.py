@@ -29,15 +29,15 @@ QUANTITIES = {"loss": "online_loss", "rank_pre": "effective_rank_z", "rank_post"
 LAST = 0.02  # share of the run that is "just before the switch" or "the end": 100,000 steps of 5 million
 
 
-def configs(ctx: Context) -> dict[str, Online]:
+def configs(context: Context) -> dict[str, Online]:
     """The runs by label; the published script has seeds 30 to 99."""
-    every = ctx.choose(smoke=1_000, teach=50_000, paper=50_000)
+    every = context.choose(smoke=1_000, teach=50_000, paper=50_000)
     common = {
-        "steps": every * ctx.choose(smoke=4, teach=40, paper=100),
+        "steps": every * context.choose(smoke=4, teach=40, paper=100),
         "every": every,
-        "flip_period": ctx.choose(smoke=500, teach=10_000, paper=10_000),
+        "flip_period": context.choose(smoke=500, teach=10_000, paper=10_000),
         "seed": 30,
-        "seeds": ctx.choose(smoke=4, teach=32, paper=70),
+        "seeds": context.choose(smoke=4, teach=32, paper=70),
         "probe_from": "stream",
     }
     made = {"bp": Online(**common)}
@@ -47,9 +47,9 @@ def configs(ctx: Context) -> dict[str, Online]:
     return made
 
 
-def compute(ctx: Context) -> Data:
+def compute(context: Context) -> Data:
     """All runs."""
-    return {"records": records(ctx.runs(configs(ctx)), list(PANELS))}
+    return {"records": records(context.runs(configs(context)), list(PANELS))}
 
 
 def measure(data: Data) -> dict[str, Interval]:
@@ -72,11 +72,11 @@ def measure(data: Data) -> dict[str, Interval]:
     return made
 
 
-def draw(data: Data, figure: Canvas) -> None:
+def draw(data: Data, canvas: Canvas) -> None:
     """A row per measurement, a column per time of the switch."""
     table = data["records"]
-    figure.set_size_inches(style.PAGE, 5.0)
-    axes = figure.subplots(len(PANELS), len(SWITCHES), sharex=True, sharey="row")
+    canvas.set_size_inches(style.PAGE, 5.0)
+    axes = canvas.subplots(len(PANELS), len(SWITCHES), sharex=True, sharey="row")
     for row, (column, name) in zip(axes, PANELS.items()):
         for ax, switch in zip(row, SWITCHES):
             millions = steps(table, "bp") / 1e6
@@ -91,7 +91,7 @@ def draw(data: Data, figure: Canvas) -> None:
         ax.set_title(f"switch after {switch:.0%} of the steps")
     for ax in axes[-1]:
         ax.set_xlabel("steps (millions)")
-    style.legend_below(figure, axes[0, 0])
+    style.legend_below(canvas, axes[0, 0])
 
 
 FIGURE = Figure(

@@ -37,7 +37,7 @@ PANELS = {
 }
 
 
-def configs(ctx: Context) -> dict[str, Online]:
+def configs(context: Context) -> dict[str, Online]:
     """The runs by "ALGORITHM WIDTH"; a record is 2 % of a run of 5 million steps."""
     made = {}
     for width in WIDTHS:
@@ -46,20 +46,20 @@ def configs(ctx: Context) -> dict[str, Online]:
                 algorithm=algorithm,
                 switch=None if algorithm == "bp" else SWITCH,
                 hidden=width,
-                steps=ctx.choose(smoke=4_000, teach=500_000, paper=5_000_000),
-                flip_period=ctx.choose(smoke=500, teach=10_000, paper=10_000),
-                every=ctx.choose(smoke=1_000, teach=10_000, paper=100_000),
+                steps=context.choose(smoke=4_000, teach=500_000, paper=5_000_000),
+                flip_period=context.choose(smoke=500, teach=10_000, paper=10_000),
+                every=context.choose(smoke=1_000, teach=10_000, paper=100_000),
                 seed=30,
-                seeds=ctx.choose(smoke=4, teach=16, paper=32),
+                seeds=context.choose(smoke=4, teach=16, paper=32),
                 probe_from="stream",
             )
     return made
 
 
-def compute(ctx: Context) -> Data:
+def compute(context: Context) -> Data:
     """All runs."""
     columns = [column for column, _ in PANELS.values()]
-    return {"records": records(ctx.runs(configs(ctx)), columns)}
+    return {"records": records(context.runs(configs(context)), columns)}
 
 
 def _bars(data: Data, column: str) -> dict[str, NDArray[Any]]:
@@ -84,10 +84,10 @@ def measure(data: Data) -> dict[str, Interval]:
     return made
 
 
-def draw(data: Data, figure: Canvas) -> None:
+def draw(data: Data, canvas: Canvas) -> None:
     """A panel per quantity, a group of bars per width."""
-    figure.set_size_inches(style.PAGE, 4.4)
-    axes = figure.subplots(2, 2)
+    canvas.set_size_inches(style.PAGE, 4.4)
+    axes = canvas.subplots(2, 2)
     width = 0.8 / len(PHASES)
     for ax, (column, name) in zip(axes.flat, PANELS.values()):
         bars = _bars(data, column)
@@ -99,7 +99,7 @@ def draw(data: Data, figure: Canvas) -> None:
                    error_kw={"elinewidth": 0.8, "capsize": 1.5}, label=title)  # fmt: skip
         ax.set(xticks=range(len(WIDTHS)), xticklabels=[str(n) for n in WIDTHS], xlabel="hidden units", ylabel=name)
         ax.grid(axis="x", visible=False)
-    style.legend_below(figure, axes[0, 0], columns=len(PHASES))
+    style.legend_below(canvas, axes[0, 0], columns=len(PHASES))
 
 
 FIGURE = Figure(

@@ -35,9 +35,9 @@ def configs(scale: str) -> dict[str, Run]:
     return {m: Run(stream="class-pairs", algorithm=m, **SIZES[scale], **own) for m, own in methods.items()}
 
 
-def compute(ctx: Context) -> Data:
+def compute(context: Context) -> Data:
     """One run per method; the accuracy is that on the test images at the end of the task."""
-    return stream_data(ctx, configs(ctx.scale), accuracy="final_test_accuracy")
+    return stream_data(context, configs(context.scale), accuracy="final_test_accuracy")
 
 
 FIGURE = Figure(

@@ -22,13 +22,13 @@ STEP_SIZES = (0.01, 0.003, 0.001)
 VARIANTS = {"one": "SGD, one bit flips", "all": "SGD, all bits redrawn", "adam": "Adam, all bits redrawn"}
 
 
-def configs(ctx: Context) -> dict[str, Online]:
+def configs(context: Context) -> dict[str, Online]:
     """The runs by label. A record is a bin of the published curves: 40,000 examples, in the README's figure 20,000."""
     made = {}
     for variant in VARIANTS:
         bin_size = 40_000 if variant == "one" else 20_000
-        every = ctx.choose(smoke=2_000, teach=bin_size, paper=bin_size)
-        bins = ctx.choose(smoke=2, teach=25, paper=75 if variant == "one" else 50)
+        every = context.choose(smoke=2_000, teach=bin_size, paper=bin_size)
+        bins = context.choose(smoke=2, teach=25, paper=75 if variant == "one" else 50)
         for activation in ACTIVATIONS:
             for step_size in STEP_SIZES:
                 made[f"{variant} {activation} {step_size:g}"] = Online(
@@ -38,17 +38,17 @@ def configs(ctx: Context) -> dict[str, Online]:
                     activation=activation,
                     hidden=1 if activation == "linear" else 5,
                     step_size=step_size,
-                    flip_period=ctx.choose(smoke=1_000, teach=10_000, paper=10_000),
+                    flip_period=context.choose(smoke=1_000, teach=10_000, paper=10_000),
                     steps=bins * every,
                     every=every,
-                    seeds=ctx.choose(smoke=4, teach=30, paper=100),
+                    seeds=context.choose(smoke=4, teach=30, paper=100),
                 )
     return made
 
 
-def compute(ctx: Context) -> Data:
+def compute(context: Context) -> Data:
     """All runs."""
-    return {"records": records(ctx.runs(configs(ctx)), ["online_loss"])}
+    return {"records": records(context.runs(configs(context)), ["online_loss"])}
 
 
 def measure(data: Data) -> dict[str, Interval]:
@@ -66,11 +66,11 @@ def measure(data: Data) -> dict[str, Interval]:
     return made
 
 
-def draw(data: Data, figure: Canvas) -> None:
+def draw(data: Data, canvas: Canvas) -> None:
     """A row per variant, a column per step size, a curve per activation."""
     table = data["records"]
-    figure.set_size_inches(style.PAGE, 5.8)
-    axes = figure.subplots(len(VARIANTS), len(STEP_SIZES), sharey=True, squeeze=False)
+    canvas.set_size_inches(style.PAGE, 5.8)
+    axes = canvas.subplots(len(VARIANTS), len(STEP_SIZES), sharey=True, squeeze=False)
     for row, (variant, name) in zip(axes, VARIANTS.items()):
         for ax, step_size in zip(row, STEP_SIZES):
             for activation in ACTIVATIONS:
@@ -82,7 +82,7 @@ def draw(data: Data, figure: Canvas) -> None:
         row[0].set_ylabel("squared error")
     for ax in axes[-1]:
         ax.set_xlabel("examples (millions)")
-    style.legend_below(figure, axes[0, 0], columns=len(ACTIVATIONS))
+    style.legend_below(canvas, axes[0, 0], columns=len(ACTIVATIONS))
 
 
 FIGURE = Figure(

@@ -42,9 +42,9 @@ def configs(scale: str) -> dict[str, Run]:
     }
 
 
-def compute(ctx: Context) -> Data:
+def compute(context: Context) -> Data:
     """One run per method."""
-    return stream_data(ctx, configs(ctx.scale))
+    return stream_data(context, configs(context.scale))
 
 
 FIGURE = Figure(

@@ -29,9 +29,9 @@ def configs(scale: str) -> dict[str, Run]:
     return {m: Run(algorithm=m, **common, **SIZES[scale], **own) for m, own in methods.items()}
 
 
-def compute(ctx: Context) -> Data:
+def compute(context: Context) -> Data:
     """One run per method."""
-    return stream_data(ctx, configs(ctx.scale))
+    return stream_data(context, configs(context.scale))
 
 
 FIGURE = Figure(

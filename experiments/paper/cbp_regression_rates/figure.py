@@ -23,16 +23,16 @@ DECAYS = ("1e-4", "1e-3", "1e-2", "1e-1")
 SHOWN = {"bp": "bp", "l2 1e-2": "l2", "cbp 1e-4": "cbp"}  # label → look
 
 
-def configs(ctx: Context) -> dict[str, Online]:
+def configs(context: Context) -> dict[str, Online]:
     """The runs by label: "bp", "l2 STRENGTH", "cbp RATE" (maturity 100) and "cbp10 RATE" (maturity 10)."""
-    every = ctx.choose(smoke=2_000, teach=20_000, paper=20_000)
+    every = context.choose(smoke=2_000, teach=20_000, paper=20_000)
     common = {
         "stream": "slowly-changing-regression",
         "flip": "all",
-        "steps": every * ctx.choose(smoke=2, teach=25, paper=50),
+        "steps": every * context.choose(smoke=2, teach=25, paper=50),
         "every": every,
-        "flip_period": ctx.choose(smoke=1_000, teach=10_000, paper=10_000),
-        "seeds": ctx.choose(smoke=4, teach=30, paper=100),
+        "flip_period": context.choose(smoke=1_000, teach=10_000, paper=10_000),
+        "seeds": context.choose(smoke=4, teach=30, paper=100),
     }
     made = {"bp": Online(**common)}
     made |= {f"l2 {text}": Online(algorithm="l2", weight_decay=float(text), **common) for text in DECAYS}
@@ -42,9 +42,9 @@ def configs(ctx: Context) -> dict[str, Online]:
     return made
 
 
-def compute(ctx: Context) -> Data:
+def compute(context: Context) -> Data:
     """All runs."""
-    return {"records": records(ctx.runs(configs(ctx)), ["online_loss", "dead_fraction", "replaced"])}
+    return {"records": records(context.runs(configs(context)), ["online_loss", "dead_fraction", "replaced"])}
 
 
 def measure(data: Data) -> dict[str, Interval]:
@@ -60,10 +60,10 @@ def measure(data: Data) -> dict[str, Interval]:
     return made
 
 
-def draw(data: Data, figure: Canvas) -> None:
+def draw(data: Data, canvas: Canvas) -> None:
     """Left: error over time of the best setting of each method; right: error at the end over rate or strength."""
     table = data["records"]
-    left, right = figure.subplots(1, 2)
+    left, right = canvas.subplots(1, 2)
     for label, look in SHOWN.items():
         _, _, value = label.partition(" ")
         name = style.look(look).name + (f", {'λ' if look == 'l2' else 'ρ'} = {value}" if value else "")
@@ -85,7 +85,7 @@ def draw(data: Data, figure: Canvas) -> None:
     right.axhspan(*plain.ends, color=style.look("bp").color, alpha=0.18, lw=0)
     right.axhline(plain.mean, color=style.look("bp").color, label="backprop")
     right.set(xscale="log", xlabel="replacement rate ρ per step, or L2 strength λ", ylabel="squared error, last tenth")
-    right.set_ylim(bottom=0.4, top=1.9)
+    right.set_ylim(bottom=0.4, top=2.1)
     right.legend(loc="upper left")
 
 

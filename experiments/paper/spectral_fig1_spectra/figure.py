@@ -34,17 +34,13 @@ DEFLATE, STEPS, PROBES = 8, 80, 4
 
 def compute(context: Context) -> Data:
     """``starts``: extreme eigenvalues at task starts; ``counts``, ``bins``, ``density``: the spectra of the first seed, long."""
-    from joblib import Parallel, delayed
-
     size, due, examples = context.choose(
         smoke=({"size": "smoke", "tasks": 4, "seeds": 1, "hidden": (8, 8)}, [1, 3], 40),
         teach=({"size": "digits", "tasks": 80, "seeds": 3}, [1, 5, 10, 20, 40, 79], 300),
         paper=({"size": "paper", "tasks": 400, "seeds": 5}, [1, 50, 100, 200, 300, 399], 2000),
     )
-    calls = [*methods(size.pop("size"), CHOSEN, **size, measure_every=0).items()]
-    Parallel(n_jobs=context.jobs)(delayed(_table)(context, label, config, due, examples) for label, config in calls)
-    tables = [_table(context, label, config, due, examples) for label, config in calls]
-    whole = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    runs = methods(size.pop("size"), CHOSEN, **size, measure_every=0)
+    whole = context.stacked(_table, [(label, config, due, examples) for label, config in runs.items()])
     return {
         part: {name: whole[name][whole["part"] == part] for name in ("label", "seed", "task", *columns)}
         for part, columns in PARTS.items()

@@ -18,7 +18,7 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from experiments.figures import style
-from experiments.figures.intervals import Interval, mean_interval, paired_interval
+from experiments.figures.intervals import Interval, mean_interval, paired_interval, point
 from experiments.figures.record import Columns, Context, Data, Figure, Source, grid, labels
 from experiments.paper.spectral_methods import methods
 from experiments.paper.spectral_points import null_rank, r_squared, r_squared_within
@@ -35,8 +35,6 @@ CHOSEN = ("bp", "l2", "er", "l2-er", "cbp", "cbp-published-spectral", "spectral"
 
 def compute(context: Context) -> Data:
     """One table per method: a row for every seed and every task at whose start the spectrum was looked at."""
-    from joblib import Parallel, delayed
-
     size: dict[str, Any] = context.choose(
         smoke={"size": "smoke", "tasks": 3, "seeds": 1, "hidden": (6, 6)},
         teach={"size": "digits", "tasks": 60, "seeds": 3, "hidden": (16, 16, 16)},
@@ -45,16 +43,8 @@ def compute(context: Context) -> Data:
     examples, every = context.choose(smoke=(40, 1), teach=(150, 6), paper=(2000, 10))
     due = list(range(every, size["tasks"], every))  # task 0 is dropped, as published
     size |= {"measure_every": 0}
-    calls = [
-        (label, config, due, examples, every) for label, config in methods(size.pop("size"), CHOSEN, **size).items()
-    ]
-    Parallel(n_jobs=context.jobs)(delayed(_starts)(context, *call) for call in calls)  # each writes its table
-    parts = [
-        {"label": np.full(len(rows["task"]), call[0], object), **rows}
-        for call in calls
-        if (rows := _starts(context, *call))
-    ]
-    return {"starts": {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}}
+    runs = methods(size.pop("size"), CHOSEN, **size)
+    return {"starts": context.stacked(_starts, [(label, runs[label], due, examples, every) for label in runs])}
 
 
 def _starts(context: Context, label: str, config: Run, due: list[int], examples: int, every: int) -> dict[str, Any]:
@@ -83,17 +73,14 @@ def measure(data: Data) -> Mapping[str, Interval]:
     table, k = data["starts"], _level(PUBLISHED_EPS)
     found: dict[str, Interval] = {}
 
-    def keep(name: str, value: float, n: int) -> None:
-        found[name] = Interval(float(value), float("nan"), float("nan"), int(n))
-
     y, group = table["accuracy"], table["label"]
     for reading in READINGS:
         x = table[f"{reading}_{k}"]
-        keep(f"r_squared[{reading}]", r_squared(x, y), len(x))
-        keep(f"r_squared_within[{reading}]", r_squared_within(x, y, group), len(x))
+        found[f"r_squared[{reading}]"] = point(r_squared(x, y), len(x))
+        found[f"r_squared_within[{reading}]"] = point(r_squared_within(x, y, group), len(x))
         for label in labels(table):
             own = group == label
-            keep(f"r_squared[{reading} {label}]", r_squared(x[own], y[own]), own.sum())
+            found[f"r_squared[{reading} {label}]"] = point(r_squared(x[own], y[own]), own.sum())
             values = grid(table, f"{reading}_{k}", label)
             third = max(1, len(values) // 3)
             found[f"share_{reading}[{label}]"] = mean_interval(values.mean(axis=0))
@@ -101,10 +88,10 @@ def measure(data: Data) -> Mapping[str, Interval]:
             found[f"share_{reading}_change[{label}]"] = paired_interval(
                 values[-third:].mean(axis=0), values[:third].mean(axis=0)
             )
-    keep("r_squared[range]", r_squared(np.log(_span(table)), y), len(y))
+    found["r_squared[range]"] = point(r_squared(np.log(_span(table)), y), len(y))
     null = np.array([null_rank(float(span), PUBLISHED_EPS, 8)[0] for span in _span(table)])
-    keep("explained_by_range[published]", r_squared(null, table[f"published_{k}"]), len(y))
-    keep("explained_by_count[published]", r_squared(table[f"counted_{k}"], table[f"published_{k}"]), len(y))
+    found["explained_by_range[published]"] = point(r_squared(null, table[f"published_{k}"]), len(y))
+    found["explained_by_count[published]"] = point(r_squared(table[f"counted_{k}"], table[f"published_{k}"]), len(y))
     return found
 
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
 from experiments.figures import style
-from experiments.figures.record import Columns, Context, Data, Figure, Interval, Source, labels
+from experiments.figures.intervals import Interval, point
+from experiments.figures.record import Columns, Context, Data, Figure, Source, labels
 from experiments.paper.spectral_points import null_rank, published_points, r_squared, r_squared_within, share_of_label
 
 PANELS = {  # name here: (figure and panel in the file, title, ε)
@@ -65,22 +66,19 @@ def measure(data: Data) -> Mapping[str, Interval]:
     """R² pooled, within methods and method by method; what the label explains; means; the null model."""
     found: dict[str, Interval] = {}
 
-    def keep(name: str, value: float, n: int) -> None:
-        found[name] = Interval(float(value), float("nan"), float("nan"), int(n))
-
     for panel in PANELS:
         part = _panel(data["points"], panel)
         x, y, group = part["x"], part["y"], part["label"]
-        keep(f"r_squared[{panel}]", r_squared(x, y), len(x))
-        keep(f"r_squared_within[{panel}]", r_squared_within(x, y, group), len(x))
-        keep(f"explained[{panel} epsilon-rank]", r_squared(x, y), len(x))
-        keep(f"explained[{panel} name of the method]", share_of_label(y, group), len(x))
-        keep(f"largest_share[{panel}]", x.max(), len(x))
+        found[f"r_squared[{panel}]"] = point(r_squared(x, y), len(x))
+        found[f"r_squared_within[{panel}]"] = point(r_squared_within(x, y, group), len(x))
+        found[f"explained[{panel} epsilon-rank]"] = point(r_squared(x, y), len(x))
+        found[f"explained[{panel} name of the method]"] = point(share_of_label(y, group), len(x))
+        found[f"largest_share[{panel}]"] = point(x.max(), len(x))
         for label in labels(part):
             own = group == label
-            keep(f"r_squared[{panel} {label}]", r_squared(x[own], y[own]), own.sum())
-            keep(f"mean_share[{panel} {label}]", x[own].mean(), own.sum())
-            keep(f"mean_accuracy[{panel} {label}]", y[own].mean(), own.sum())
+            found[f"r_squared[{panel} {label}]"] = point(r_squared(x[own], y[own]), own.sum())
+            found[f"mean_share[{panel} {label}]"] = point(x[own].mean(), own.sum())
+            found[f"mean_accuracy[{panel} {label}]"] = point(y[own].mean(), own.sum())
     rows = data["shipped"]
     for name, eps, mean, low, high in zip(*(rows[c] for c in ("label", "eps", "mean", "low", "high"))):
         found[f"null_rank[{name} eps {eps:g}]"] = Interval(float(mean), float(low), float(high), PLACES)

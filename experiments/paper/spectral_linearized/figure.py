@@ -10,68 +10,30 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from experiments.figures import style
-from experiments.figures.intervals import Interval, blocks, mean_interval, paired_interval
+from experiments.figures.intervals import Interval, blocks, mean_interval, paired_interval, point
 from experiments.figures.record import Context, Data, Figure, Source, grid, labels
 from experiments.streams import open_streams, protocol
 
+# A task of digits has 449 updates instead of 60,000: larger steps, and weight decay that shrinks W as much in a task, e^(−0.6).
+# The step of the squared error, whose curvature is that of M, is smaller: at 0.2 a run in five diverges.
 SIZES: dict[str, dict[str, Any]] = {
-    "smoke": {
-        "tasks": 3,
-        "seeds": 1,
-        "width": 12,
-        "step_size": 0.2,
-        "mse_step": 0.1,
-        "batch": 4,
-        "examples": 200,
-        "looks": 20,
-    },
-    # A task has 449 updates instead of 60,000: larger steps, and weight decay that shrinks W as much in a task, e^(−0.6). The step
-    # of the squared error, whose curvature is that of M, is smaller: at 0.2 a run in five diverges.
-    "teach": {
-        "tasks": 50,
-        "seeds": 5,
-        "width": 100,
-        "step_size": 0.2,
-        "mse_step": 0.1,
-        "batch": 4,
-        "examples": None,
-        "looks": 60,
-    },
-    "paper": {
-        "tasks": 100,
-        "seeds": 5,
-        "width": 1000,
-        "step_size": 0.002,
-        "mse_step": 0.002,
-        "batch": 1,
-        "examples": None,
-        "looks": 200,
-    },
-}
+    "smoke": {"tasks": 3, "seeds": 1, "width": 12, "step_size": 0.2, "mse_step": 0.1, "batch": 4, "examples": 200, "looks": 20},
+    "teach": {"tasks": 50, "seeds": 5, "width": 100, "step_size": 0.2, "mse_step": 0.1, "batch": 4, "examples": None, "looks": 60},
+    "paper": {"tasks": 100, "seeds": 5, "width": 1000, "step_size": 0.002, "mse_step": 0.002, "batch": 1, "examples": None,
+              "looks": 200},
+}  # fmt: skip
 SHRINKS = 0.6  # η λ K of the published arms with weight decay: 0.002 · 0.005 · 60,000
 LOSSES = {"ce": ("cross_entropy", "cross-entropy"), "mse": ("mse", "squared error (control)")}
-ARMS = {
-    "lecun": (0, False),
-    "lecun wd": (0, True),
-    "rank-10": (10, False),
-    "rank-10 wd": (10, True),
-}  # rank of W₀, decay
+# name → rank of W₀ (0: full), and whether its weights decay
+ARMS = {"lecun": (0, False), "lecun wd": (0, True), "rank-10": (10, False), "rank-10 wd": (10, True)}
 COLORS = {"lecun": style.VERMILION, "lecun wd": style.GREEN, "rank-10": style.ORANGE, "rank-10 wd": style.BLUE}
 MARKS = {"lecun": "o", "lecun wd": "^", "rank-10": "s", "rank-10 wd": "P"}
 
 
 def compute(context: Context) -> Data:
     """A row for every arm, seed and task."""
-    from joblib import Parallel, delayed
-
     calls = [(f"{loss} {arm}", loss, *ARMS[arm]) for loss in LOSSES for arm in ARMS]
-    Parallel(n_jobs=context.jobs)(delayed(_table)(context, *call) for call in calls)  # each writes its table
-    parts = [
-        {"label": np.full(len(rows["task"]), call[0], object), **rows}
-        for call in calls
-        if (rows := _table(context, *call))
-    ]
-    return {"tasks": {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}}
+    return {"tasks": context.stacked(_table, calls)}
 
 
 def _table(context: Context, label: str, loss: str, rank: int, decays: bool) -> dict[str, Any]:
@@ -116,9 +78,8 @@ def measure(data: Data) -> Mapping[str, Interval]:
         found |= {f"accuracy_last[{a} - {b}]": paired_interval(finals[a], finals[b]) for b in finals if b != a}
     looked = ~np.isnan(table["trained"])
     trained, closed, bound = (table[name][looked] for name in ("trained", "closed", "bound"))
-    n, nan = int(looked.sum()), float("nan")
-    found["closed_form_error[largest, relative]"] = Interval(float(np.max(np.abs(closed / trained - 1))), nan, nan, n)
-    found["bound_over_loss[largest]"] = Interval(float(np.max(bound / trained)), nan, nan, n)
+    found["closed_form_error[largest, relative]"] = point(np.max(np.abs(closed / trained - 1)), looked.sum())
+    found["bound_over_loss[largest]"] = point(np.max(bound / trained), looked.sum())
     return found
 
 
