@@ -35,9 +35,10 @@ from safetensors.numpy import save
 from experiments.errors import Failure, InUse
 from experiments.files import UNFINISHED, write_whole
 
-__all__ = ["check_outside", "load_parts", "load_rows", "open_run", "save_part"]
+__all__ = ["check_outside", "load_parts", "load_rows", "open_run", "read_config", "save_part"]
 
 LOCK = ".lock"
+SHOWN = 5  # differences between two configurations
 KEPT = 2  # states: the newest, and one more in case the newest is damaged
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -74,7 +75,9 @@ def check_outside(out: Path) -> None:
     """:class:`Failure` if the folder where runs are to be is a run itself."""
     with contextlib.suppress(OSError):  # what is wrong with the path is said where it is made
         if (out / "config.json").exists():
-            raise Failure(f"{out} is the folder of a run, which holds no others: choose the folder above it, or a new one")
+            raise Failure(
+                f"{out} is the folder of a run, which holds no others: choose the folder above it, or a new one"
+            )
 
 
 def _check_owner(directory: Path, config: dict[str, Any]) -> None:
@@ -90,7 +93,8 @@ def _check_owner(directory: Path, config: dict[str, Any]) -> None:
         raise Failure(f"{path} is damaged ({error}): choose a new folder") from error
     if held != config:
         names = [name for name in config if not isinstance(held, dict) or held.get(name) != config[name]]
-        shown = ", ".join(f"{n} = {held.get(n)!r} there, {config[n]!r} here" for n in names if isinstance(held, dict))
+        names = names[: SHOWN if isinstance(held, dict) else 0]
+        shown = ", ".join(f"{n} = {held.get(n)!r} there, {config[n]!r} here" for n in names)
         raise Failure(f"{directory} holds another run ({shown or 'different keys'}): choose a new folder")
     if any(directory.glob("part-*.safetensors")):
         raise Failure(f"{directory} was written by an earlier version (part-*.safetensors): choose a new folder")
@@ -200,6 +204,18 @@ def load_parts(
         passed.append(f"{path} has no rows")
     _say(passed, 0)
     return rows, dict(initial), 0
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """What ``config.json`` of a run holds; raises :class:`Failure` if that is no JSON object."""
+    path = directory / "config.json"
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Failure(f"{path} cannot be read ({error}): move the folder elsewhere") from error
+    if not isinstance(held, dict):
+        raise Failure(f"{path} is no configuration of a run: move the folder elsewhere")
+    return held
 
 
 def load_rows(directory: Path, names: Sequence[str]) -> dict[str, list[NDArray[Any]]]:

@@ -23,6 +23,7 @@ from experiments.threads import one_thread, processors
 
 BUDGETS = ("quick", "full", "deep")
 RESULTS = Path("results")
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # in the errors of torch, for a CPU and for a GPU
 
 VERIFY_HELP = """\
 Check claims, print the ledger, and keep it with every witness in a results folder.
@@ -69,6 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lop: interrupted", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        print(
+            "lop: this needs more memory than there is: give smaller nets, or fewer seeds or examples", file=sys.stderr
+        )
+        return 2
     except BrokenPipeError:  # the reader (head, less) has seen enough; Python must not complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

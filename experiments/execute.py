@@ -117,6 +117,9 @@ def from_options(options: Mapping[str, Any]) -> Config:
     ...
     ValueError: epochs = 3; stream 'bit-flipping' does not use it: leave it out
     """
+    known = (*run_config.STREAMS, *ONLINE_STREAMS)
+    if options["stream"] not in known:
+        raise ValueError(f"stream {options['stream']!r} is unknown; choose one of {', '.join(known)}")
     online = options["stream"] in ONLINE_STREAMS
     own = {f.name for f in fields(Online if online else Run)} | {"tasks"}
     for item in (*fields(Run), *fields(Online)):
@@ -136,8 +139,8 @@ def from_options(options: Mapping[str, Any]) -> Config:
             raise ValueError(
                 f"tasks = {tasks} and steps = {given['steps']} both say how long the run is: leave one out"
             )
-        if tasks < 1:
-            raise ValueError(f"tasks = {tasks}; it counts flip periods and must be at least 1")
+        if type(tasks) is not int or tasks < 1:
+            raise ValueError(f"tasks = {tasks!r}; it counts flip periods and must be at least 1")
         given["steps"] = tasks * given.get("flip_period", Online.flip_period)
     return Online(**given)
 

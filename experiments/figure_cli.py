@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from experiments.errors import Failure
 from experiments.figures import SCALES
+from experiments.files import named_folder
 from experiments.threads import one_thread
 
 __all__ = ["add_figure_command"]
@@ -38,7 +41,7 @@ def add_figure_command(subparsers: Any) -> None:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("ids", nargs="*", metavar="ID", help="id of a figure, the unique start of one, or a glob")
     parser.add_argument("--scale", choices=SCALES, default="teach", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of figures and of their runs")
+    parser.add_argument("--out", type=named_folder, metavar="DIR", help="folder of figures and of their runs")
     parser.add_argument("--data", metavar="D", help="data folder (default: the environment variable LOP_DATA)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: %(default)s)")
     parser.add_argument(
@@ -49,6 +52,7 @@ def add_figure_command(subparsers: Any) -> None:
 
 def _figure(options: argparse.Namespace) -> int:
     one_thread()
+    from experiments.datasets import MissingData, load
     from experiments.figures import registry
 
     if options.list:
@@ -61,9 +65,28 @@ def _figure(options: argparse.Namespace) -> int:
         raise Failure("--out is missing; give the folder of figures and of their runs")
     if options.jobs < 1:
         raise Failure(f"jobs = {options.jobs}; give the number of runs at once, at least 1")
-    for name in registry.select(options.ids):
+    chosen = registry.select(options.ids)
+    _check_folders(options)
+    for name in chosen:  # damaged data are found before anything runs
+        wanted = registry.load(name).needs(options.scale)
+        if wanted is not None:
+            with suppress(MissingData):
+                load(wanted, options.data)
+    for name in chosen:
         _make(name, options)
     return 0
+
+
+def _check_folders(options: argparse.Namespace) -> None:
+    from experiments.datasets import data_folder
+
+    if options.data:
+        data_folder(options.data)
+    begun = next((path for path in (options.out, *options.out.parents) if os.path.exists(path)), Path())
+    if not begun.is_dir():
+        raise Failure(
+            f"--out {options.out} cannot be used: {begun} is not a folder; give a folder, or a name that is free"
+        )
 
 
 def _listed(figure: Any) -> str:

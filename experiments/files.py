@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["UNFINISHED", "write_whole"]
+__all__ = ["UNFINISHED", "named_folder", "write_whole"]
 
 UNFINISHED = ".unfinished-"
 """How the names begin of what a kill in the middle of writing leaves behind; never read."""
+
+
+def named_folder(text: str) -> Path:
+    """A type for argparse: an empty text, such as a shell variable that is not set, is not the folder where one happens to be.
+
+    >>> named_folder("runs").name
+    'runs'
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; give a folder ('.' is the current one)")
+    return Path(text)
 
 
 def write_whole(path: Path, content: bytes) -> None:

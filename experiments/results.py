@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.checkpoints import load_rows
+from experiments.checkpoints import load_rows, read_config
 from experiments.errors import Failure
 from experiments.online.config import STREAMS as ONLINE_STREAMS
 from experiments.online.runner import COLUMNS
@@ -93,31 +92,42 @@ def find_runs(directory: Path) -> list[Path]:
 
 def read_run(directory: Path) -> Table:
     """The table of one run; raises :class:`Failure` if a file is damaged or of another kind."""
-    path = directory / "config.json"
+    config = read_config(directory)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if config["stream"] in ONLINE_STREAMS:
-            return _read_online(directory, config)
-        names = [*BASE, *measured_columns(config), "diverged_at", "reason"]
-        config["seed"], config["seeds"], config["stream"], config["algorithm"], config["versions"]["torch"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Failure(f"{path} is no configuration of a run ({error!r}): move it elsewhere") from error
-    rows = load_rows(directory, names)
-    empty = np.zeros((0, config["seeds"]))
-    return Table(directory.name, config, {name: np.array(rows[name]) if rows[name] else empty for name in names})
+        names = _checked_columns(config)
+    except (ValueError, KeyError, TypeError) as error:
+        path = directory / "config.json"
+        raise Failure(f"{path} is no configuration of a run ({error!r}): move the folder elsewhere") from error
+    rows, seeds = load_rows(directory, names), config["seeds"]
+    if any(row.shape != (seeds,) for column in rows.values() for row in column):
+        raise Failure(
+            f"the rows in {directory} are not of {seeds} seeds, as config.json says: move the folder elsewhere"
+        )
+    values = {name: np.array(column).reshape(-1, seeds) for name, column in rows.items()}
+    return Table(directory.name, config, _completed(config, values) if config["stream"] in ONLINE_STREAMS else values)
 
 
-def _read_online(directory: Path, config: dict[str, Any]) -> Table:
-    """As columns "step" and those of ``online.runner``; a replica ends with the record whose loss is not finite."""
-    config["versions"]["numba"], config["seeds"], config["algorithm"], config["flip_period"]  # KeyError: no such run
-    rows = load_rows(directory, COLUMNS)
-    values = {name: np.array(column).reshape(-1, config["seeds"]) for name, column in rows.items()}
+def _checked_columns(config: dict[str, Any]) -> list[str]:
+    """The columns that are on disk; ``KeyError``, ``TypeError`` or ``ValueError`` if this is no configuration of a run."""
+    online = config["stream"] in ONLINE_STREAMS
+    for name in ("seeds", *(("steps", "every", "flip_period") if online else ("tasks",))):
+        if type(config[name]) is not int or config[name] < 1:
+            raise ValueError(f"{name} = {config[name]!r}")
+    for name, kind in (("seed", int), ("stream", str), ("algorithm", str), ("versions", dict)):
+        if type(config[name]) is not kind:
+            raise TypeError(f"{name} = {config[name]!r}")
+    config["versions"]["numba" if online else "torch"]
+    return list(COLUMNS) if online else [*BASE, *measured_columns(config), "diverged_at", "reason"]
+
+
+def _completed(config: dict[str, Any], values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """With the column "step"; a replica of an online stream ends with the record whose loss is not finite."""
     shape = values["online_loss"].shape
-    values["step"] = np.broadcast_to(config["every"] * np.arange(1.0, shape[0] + 1)[:, None], shape)
+    step = np.broadcast_to(config["every"] * np.arange(1.0, shape[0] + 1)[:, None], shape)
     lost = np.isnan(values["online_loss"])
     first = lost & (np.cumsum(lost, axis=0) == 1)
-    values["diverged_at"], values["reason"] = np.where(first, values["step"], np.nan), np.where(first, 1.0, np.nan)
-    return Table(directory.name, config, values)
+    ends = {"diverged_at": np.where(first, step, np.nan), "reason": np.where(first, 1.0, np.nan)}
+    return {**values, "step": step, **ends}
 
 
 def csv_text(tables: Sequence[Table]) -> str:

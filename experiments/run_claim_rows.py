@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.checkpoints import load_rows
+from experiments.checkpoints import load_rows, read_config
 from experiments.errors import Failure
 
 __all__ = [
@@ -77,8 +77,7 @@ def unpack(packed: Bytes) -> list[Row]:
 
 def read_claims(directory: Path) -> list[Row]:
     """All rows of one run, sorted by seed and task, then in the order in which they were judged; empty if the run judges none."""
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    if not config.get("claims_every"):
+    if not read_config(directory).get("claims_every"):
         return []
     rows = [row for packed in load_rows(directory, [CLAIMS])[CLAIMS] for row in unpack(packed)]
     return sorted(rows, key=lambda row: (row["seed"], row["task"]))

@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.errors import Failure
 from experiments.execute import Config, add_options, execute, from_options, rows_per_seed, run_name
+from experiments.files import named_folder
 from experiments.run_config import Run
 from experiments.threads import one_thread, processors
 
@@ -38,7 +39,7 @@ def add_commands(subparsers: Any) -> None:
                                    description=RUN_HELP, epilog=RUN_EXAMPLES, allow_abbrev=False,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add_options(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of runs")
+    parser.add_argument("--out", type=named_folder, required=True, metavar="DIR", help="folder of runs")
     parser.add_argument("--data", metavar="D", help="data folder (default: the environment variable LOP_DATA)")
     parser.add_argument("--save-every", type=int, metavar="N",
                         help="tasks (or records) between checkpoints (default: a twentieth of the run)")  # fmt: skip

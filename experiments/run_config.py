@@ -10,14 +10,17 @@ import argparse
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
 __all__ = [
-    "DEFAULTS", "OPTIMIZERS", "Run", "add_option", "add_options", "as_json", "dashed", "from_options", "run_name", "shown",
+    "DEFAULTS", "OPTIMIZERS", "STREAMS", "Run", "add_option", "add_options", "as_json", "dashed", "from_options", "run_name",
+    "shown",
 ]  # fmt: skip
 
+STREAMS = ("permuted-images", "random-labels", "class-pairs", "class-incremental", "class-groups")
 OPTIMIZERS = {"sgd": 0.03, "momentum": 0.003, "adam": 0.003}  # with the default step size
 OWN_OPTIMIZER = {"momentum": "momentum", "adam": "adam"}  # algorithms that are an optimiser
 ACTIVATIONS = (
@@ -139,7 +142,7 @@ class Run:
                 self._fill(name, used[name])
             self._need(name, name in used or getattr(self, name) is None,
                        f"algorithm {self.algorithm!r} does not use it: leave it out or choose another algorithm")  # fmt: skip
-        if not self.activation.startswith("leaky_relu:"):  # its slope is read by prepare
+        if not re.fullmatch("leaky_relu:.+", self.activation):  # its slope is read by prepare
             self._choose("activation", ACTIVATIONS)
         self._choose("dtype", DTYPES)
         self._choose("device", DEVICES)
@@ -200,7 +203,7 @@ class Run:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """One option per field of :class:`Run`, and the stream as positional argument; only what is given appears."""
-    parser.add_argument("stream", metavar="STREAM", help="permuted-images, random-labels, class-pairs, bit-flipping, …")
+    parser.add_argument("stream", metavar="STREAM", help=f"one of {', '.join(STREAMS)}, or an online stream (below)")
     for item in fields(Run):
         if item.metadata:
             add_option(parser, item)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.errors import Failure
 from experiments.execute import Config, add_options, from_options, run_name
+from experiments.files import named_folder
 from experiments.online.config import DEFAULTS as ONLINE_DEFAULTS
 from experiments.online.config import STREAMS as ONLINE_STREAMS
 from experiments.online.config import Online
@@ -57,7 +58,7 @@ def add_command(subparsers: Any) -> None:
                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add_options(_Grid(parser))  # type: ignore[arg-type]
     parser.add_argument("--config", type=Path, metavar="FILE", help="a JSON list of configurations, instead of a grid")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of runs")
+    parser.add_argument("--out", type=named_folder, required=True, metavar="DIR", help="folder of runs")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes here (default: one per processor)")
     parser.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster whose workers share DIR")
     parser.add_argument("--data", metavar="D", help="data folder (default: the environment variable LOP_DATA)")
@@ -149,9 +150,9 @@ def read_configs(path: Path) -> list[Config]:
         held = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Failure(f"--config {path} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Failure(f"--config {path} is no JSON ({error})") from error
-    if not isinstance(held, list) or not all(isinstance(entry, dict) for entry in held):
+    if not isinstance(held, list) or not held or not all(isinstance(entry, dict) for entry in held):
         raise Failure(f'--config {path} holds no list of objects: write [{{"stream": "permuted-images"}}, …]')
     configs = []
     for number, entry in enumerate(held, 1):

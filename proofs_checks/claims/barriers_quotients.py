@@ -35,7 +35,7 @@ from proofs_checks.claims.barriers_graphs import (
     network,
     partition_of,
 )
-from proofs_checks.claims.barriers_proofs import LUMPED
+from proofs_checks.claims.barriers_proofs import LUMPED as LUMPED_PROOF
 from proofs_checks.claims.barriers_trajectories import (
     RATE,
     by_unit,
@@ -382,7 +382,7 @@ LUMPED = Claim(
             two_copies().map(_with_decay),
         ),
     ),
-    certificates=(LUMPED,),
+    certificates=(LUMPED_PROOF,),
     depends_on=("barriers.thm2.1.cloned.repaired",),
     repairs="barriers.base-copy",
     cost=2,

@@ -68,6 +68,6 @@ BATCH_STATISTICS = Certificate(
 GATE_LEMMA = Certificate(
     "gate lemma", "one term of the chain rule, along any path", Strength.SYMBOLIC, Scope.CLASS, prove_gate_lemma
 )
-CONSTANT_UNITS = Certificate(
+CONSTANT_UNIT_LEMMA = Certificate(
     "constant units", "symbolic matrices of any size", Strength.SYMBOLIC, Scope.CLASS, prove_constant_units
 )

@@ -20,7 +20,7 @@ from lop_theory.architectures import mlp
 from lop_theory.dag import Dag
 from lop_theory.gates import gate_pattern
 from proofs_checks.claim import Assumption, Certificate, Claim, Evidence, Mutant, Scope, Source, Strength, Verdict
-from proofs_checks.claims.rank_proofs import CONSTANT_UNITS, GATE_LEMMA
+from proofs_checks.claims.rank_proofs import CONSTANT_UNIT_LEMMA, GATE_LEMMA
 from proofs_checks.instances import Instance, Rank, assertion, hessian_rank, network_document, quantity, witness
 from proofs_checks.strategies import (
     dag_instances,
@@ -466,7 +466,7 @@ CONSTANT_UNITS = Claim(
             "no-bias-needed", "the same count without biases in the next layer", check_constant_union, _saturated(False)
         ),
     ),
-    certificates=(CONSTANT_UNITS,),
+    certificates=(CONSTANT_UNIT_LEMMA,),
     depends_on=("spectral.dead-unit-bound.repaired",),
 )
 
@@ -492,7 +492,7 @@ CONSTANT_UNITS_ANY_BIAS = Claim(
         Mutant("minus-one", "one more null direction", _constant_minus_one),
         Mutant("as-dead", "constant units counted like dead ones whatever the biases", check_constant_union),
     ),
-    certificates=(CONSTANT_UNITS,),
+    certificates=(CONSTANT_UNIT_LEMMA,),
     depends_on=("spectral.constant-units",),
 )
 

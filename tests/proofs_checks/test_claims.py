@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proofs_checks.check import Budget, Result, verify
-from proofs_checks.claim import PAPERS, Claim, Verdict
+from proofs_checks.claim import PAPERS, Certificate, Claim, Mutant, Verdict
 from proofs_checks.claims import CLAIMS
 from proofs_checks.recheck import recheck
 
@@ -68,6 +68,13 @@ def test_ids_are_unique_and_references_resolve() -> None:
     assert nx.is_directed_acyclic_graph(graph)
     assert set(graph.nodes) <= set(ids)
     assert {c.repairs for c in CLAIMS if c.repairs} <= set(ids)
+
+
+def test_records_hold_what_they_say() -> None:
+    """A name that is a certificate in one module and a claim in another is easily taken for the wrong one."""
+    assert not [c for c in CLAIMS if type(c) is not Claim]
+    assert not [c.id for c in CLAIMS if {type(part) for part in c.certificates} - {Certificate}]
+    assert not [c.id for c in CLAIMS if {type(part) for part in c.mutants} - {Mutant}]
 
 
 def test_the_issue_s_claims_are_all_there() -> None:
