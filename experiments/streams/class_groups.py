@@ -28,7 +28,10 @@ CLASSES = OWN
 
 @dataclass(frozen=True, kw_only=True)
 class ClassGroups(StreamConfig):
-    """``group`` classes per task, no class twice."""
+    """``group`` classes per task, no class twice.
+
+    Of each class as many images are for training as the smallest class has: tasks of all seeds are of one size.
+    """
 
     keep_last: bool = True
     group: int = 5
@@ -69,7 +72,8 @@ class ClassGroupsStream(Stream[ClassGroups]):
                 f"{config.tasks} tasks of {config.group} classes need {self.num_outputs} classes, but {self.data.name} has "
                 f"{self.data.num_classes}; give fewer tasks or smaller groups"
             )
-        self._check_sizes(config.group * smallest_class(self.data))
+        self.per_class = smallest_class(self.data)
+        self._check_sizes(config.group * self.per_class)
         self.order = self._permutation(self.data.num_classes, CLASSES)
 
     @property
@@ -86,6 +90,6 @@ class ClassGroupsStream(Stream[ClassGroups]):
 
     def _task(self, t: int) -> Task:
         first = t * self.config.group
-        train = class_split(self.data, self.classes(t), first_label=first)
+        train = class_split(self.data, self.classes(t), slice(0, self.per_class), first_label=first)
         test = class_split(self.data, self.classes(t), test=True, first_label=first)
         return self._make(t, train, test, active=np.arange(first, first + self.config.group))

@@ -28,7 +28,10 @@ CLASSES = OWN
 
 @dataclass(frozen=True, kw_only=True)
 class ClassIncremental(StreamConfig):
-    """``new_classes`` more in each task; the first ``validation_per_class`` training images of a class are held out."""
+    """``new_classes`` more in each task; the first ``validation_per_class`` training images of a class are held out.
+
+    Of each class as many images are for training as the smallest class has: tasks of all seeds are of one size.
+    """
 
     new_classes: int = 5
     validation_per_class: int = 0
@@ -85,6 +88,7 @@ class ClassIncrementalStream(Stream[ClassIncremental]):
                 "images; give a smaller number"
             )
         self._check_sizes((smallest - held_out) * config.new_classes)
+        self.per_class = smallest
         self.order = self._permutation(self.data.num_classes, CLASSES)
 
     @property
@@ -99,6 +103,6 @@ class ClassIncrementalStream(Stream[ClassIncremental]):
         seen = (t + 1) * self.config.new_classes
         held_out = self.config.validation_per_class
         classes = self.order[:seen].tolist()
-        train = class_split(self.data, classes, slice(held_out, None))
+        train = class_split(self.data, classes, slice(held_out, self.per_class))
         validation = class_split(self.data, classes, slice(0, held_out))
         return self._make(t, train, class_split(self.data, classes, test=True), validation, np.arange(seen))

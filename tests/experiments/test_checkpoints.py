@@ -235,6 +235,24 @@ def test_folders_of_earlier_and_later_versions_are_refused(tmp_path: Path) -> No
         toy(tmp_path)
 
 
+def test_a_full_disk_is_one_line_and_the_same_run_goes_on(
+    whole: list[list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+
+    def full(descriptor: int) -> None:
+        if names(folder, "rows-*"):
+            raise OSError(checkpoints.errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(Failure, match="cannot be written .no space left on device.* run the same command again"):
+            toy(folder)
+    assert names(folder, ".unfinished-*") == []
+    toy(folder)
+    assert values(folder) == whole
+
+
 # -- two at once -----------------------------------------------------------------------------------------------------------
 
 

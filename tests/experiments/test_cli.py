@@ -219,6 +219,23 @@ def test_wrong_usage_is_one_line_and_nothing_runs(arguments, words, here, capsys
     assert (here / "file.txt").read_text() == "mine"
 
 
+def test_too_little_memory_is_one_line(monkeypatch, here, capsys):
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        monkeypatch.setattr("experiments.cli._claims", raising(error))
+        assert lop("claims") == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setattr("experiments.cli._claims", raising(RuntimeError("a defect")))
+    with pytest.raises(RuntimeError, match="a defect"):
+        lop("claims")
+
+
+def raising(error):
+    def command(options):
+        raise error
+
+    return command
+
+
 def test_a_check_for_writability_leaves_an_existing_file_alone(here):
     (here / "old.json").write_text("mine")
     assert lop("verify", "nothing", "--json", "old.json") == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import math
 import os
 import signal
@@ -16,12 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from experiments import streams
 from experiments.errors import Failure
 from experiments.execute import add_options, execute, from_options, read_run, rows_per_seed, run_name
 from experiments.online.config import STREAMS, Online
 from experiments.online.runner import run
 from experiments.results import csv_text
 from experiments.run_cli import add_commands
+from experiments.run_config import STREAMS as IMAGE_STREAMS
 from experiments.run_config import Run
 
 SHORT = Online(steps=600, every=200, flip_period=300, seeds=3, algorithm="cbp", replacement_rate=1e-2, maturity=20)
@@ -83,6 +86,13 @@ def test_tasks_are_flip_periods_on_online_streams_and_the_same_words_mean_the_sa
         ("bit-flipping --step-size nan", "step_size = nan; give a positive finite number"),
         ("permuted-images --switch 0.5", "switch = 0.5; stream 'permuted-images' does not use it: leave it out"),
         ("permuted-images --eps 0", "eps = 0.0; give a positive finite number"),
+        (
+            "permuted-image",
+            "choose one of permuted-images, random-labels, class-pairs, class-incremental, class-groups, bit-flip",
+        ),
+        ("bit-flipping --seeds 99999999999999999999999", "give a number that is less than 2**63"),
+        ("bit-flipping --hidden 1000000000000", "give at most 1000000"),
+        ("bit-flipping --seed 9223372036854775807", "the seeds are whole numbers from 0 to 2**63 - 1"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(arguments: str, message: str, tmp_path: Path) -> None:
@@ -90,6 +100,45 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments: str, message: str, 
         lop("run", *arguments.split(), "--out", tmp_path / "out")
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_names_of_the_streams_are_all_there_are() -> None:
+    assert {*IMAGE_STREAMS, *STREAMS} == {*streams.STREAMS, "slowly-changing-regression"}
+
+
+@pytest.mark.parametrize("kind", ["image", "online"])
+@pytest.mark.parametrize(
+    "change",
+    [{"seeds": "x"}, {"seeds": 0}, {"seeds": 5}, {"seed": None}, {"versions": []}, {"stream": []}, {"algorithm": 3},
+     {"tasks": "x", "steps": "x"}, {"tasks": 0, "every": 0}, []],
+)  # fmt: skip
+def test_results_of_a_damaged_configuration_are_one_line(kind: str, change: object, tmp_path: Path) -> None:
+    config = Run(stream="permuted-images", tasks=1, seeds=2, examples=80, hidden=(4,)) if kind == "image" else SHORT
+    folder = tmp_path / run_name(config)
+    list(execute(config, folder))
+    path = folder / "config.json"
+    held = json.loads(path.read_text())
+    path.write_text(json.dumps(held | change if isinstance(change, dict) else change))
+    for option in ("--csv", "--claims") if isinstance(change, list) else ("--csv",):
+        with pytest.raises(Failure, match="config.json") as caught:
+            lop("results", tmp_path, option)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stream", ["permuted-images", "bit-flipping"])
+def test_a_run_inside_a_run_is_refused(stream: str, tmp_path: Path) -> None:
+    folder = tmp_path / run_name(SHORT)
+    list(execute(SHORT, folder))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(Failure, match="is the folder of a run, which holds no others"):
+        lop("run", stream, "--tasks", 1, "--out", folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_empty_folder_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        lop("run", "permuted-images", "--out", "")
+    assert "the name is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stream", STREAMS)

@@ -363,6 +363,34 @@ def test_ids_that_are_unknown_or_ambiguous_are_one_line(capsys: pytest.CaptureFi
     assert main(["figure", name, "--out", "x", "--jobs", "0"]) == 2 and "jobs = 0" in capsys.readouterr().err
 
 
+def test_wrong_folders_are_found_before_anything_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    call = ["figure", "*", "--scale", "smoke", "--out"]
+    for more, words in (
+        ([str(tmp_path / "file")], "is not a folder"),
+        ([str(tmp_path / "file" / "below")], "is not a folder"),
+        ([""], "the name is empty"),
+        ([str(tmp_path / "out"), "--data", str(tmp_path / "nowhere")], "correct --data"),
+    ):
+        assert main([*call, *more]) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and words in told
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_damaged_data_are_found_before_the_first_of_several_figures_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mnist").mkdir()
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / "mnist" / f"{name}-ubyte.gz").write_bytes(b"damaged")
+    call = ["figure", "cbp_permuted_mnist", "cbp_permuted_mnist_reduced", "--scale", "smoke"]
+    assert main([*call, "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "corrupt or truncated" in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_list_names_every_figure_with_its_costs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["figure", "--list"]) == 0
     told = capsys.readouterr().out

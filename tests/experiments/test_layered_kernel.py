@@ -120,3 +120,22 @@ def test_no_replica_left() -> None:
     learner.alive = learner.alive[:0]
     totals = train_compiled(program, learner, [stream.task(0) for stream in program.streams], {})
     assert totals.examples == 0 and learner.step == 0
+
+
+def test_the_cache_of_compiled_code_knows_all_files_of_the_kernel() -> None:
+    """numba looks for changes in a function's own file only; functions of another file are inlined into it."""
+    from experiments import layered_kernel, layered_net, layered_units
+
+    for module in (layered_kernel, layered_net, layered_units):
+        functions = [f for f in vars(module).values() if hasattr(f, "py_func")]
+        assert functions and all(f._cache._cache_file._source_stamp == layered_net.SOURCES for f in functions)
+
+    @layered_net.compiled
+    def twice(x: float) -> float:
+        return 2 * x
+
+    assert twice(1.5) == 3.0
+    kept = twice._cache._cache_file
+    assert len(kept._load_index()) == 1
+    kept._source_stamp = "after a change in one of the files"
+    assert len(kept._load_index()) == 0

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from experiments.results import csv_text, read_run, read_runs
 from experiments.run import REASONS, run
 from experiments.run_algorithms import ALGORITHMS
 from experiments.run_cli import add_commands
-from experiments.run_config import ACTIVATIONS, DEFAULTS, Run, add_options, from_options, run_name
+from experiments.run_config import ACTIVATIONS, DEFAULTS, STREAMS, Run, add_options, from_options, run_name
 from experiments.run_program import prepare
 from experiments.run_state import start
 from experiments.run_update import Batch, differentiate, minibatches
@@ -130,6 +130,18 @@ def test_only_active_outputs_count() -> None:
     rows = list(run(Run(stream="class-incremental", tasks=2, seeds=1, epochs=1, step_size=1e-9, probe=20)))
     assert rows[0]["online_loss"] < rows[1]["online_loss"]
     assert rows[0]["online_accuracy"] > 0.3  # one of two; among all ten outputs it would be near 1/10
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_replicas_on_every_stream_are_the_runs_of_their_seeds(stream: str) -> None:
+    """Also where the classes of the digits are not of one size."""
+    config = Run(stream=stream, tasks=2, seeds=3, epochs=1, hidden=(6,), dtype="float64", measure_every=0)
+    together = list(run(config))
+    for seed in range(3):
+        alone = list(run(replace(config, seed=seed, seeds=1)))
+        for a, b in zip([row for row in together if row["seed"] == seed], alone, strict=True):
+            assert a["online_loss"] == pytest.approx(b["online_loss"], rel=1e-10)
+            assert a["final_test_accuracy"] == pytest.approx(b["final_test_accuracy"], nan_ok=True)
 
 
 # -- resume ----------------------------------------------------------------------------------------------------------------
@@ -265,6 +277,11 @@ def test_the_command_line_has_every_field() -> None:
         ("--dataset nope", "data set 'nope' is unknown"),
         ("--examples 99999", "give at most that many"),
         ("--batch 5000", "give a smaller batch"),
+        ("--seeds 99999999999999999999999", "less than"),
+        ("--seeds 1000000", "give at most 100000"),
+        ("--seed 9223372036854775807 --seeds 2", "the seeds are whole numbers from 0"),
+        ("--hidden 9999999999", "give at most 1000000 units per layer"),
+        ("--activation leaky_relu:", "choose one of relu"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(arguments: str, message: str, tmp_path: Path) -> None:
@@ -272,6 +289,20 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments: str, message: str, 
         lop("run", "permuted-images", *arguments.split(), "--out", tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"algorithm": []}, {"dataset": {}}, {"protocol": 3}, {"activation": 5}, {"norm": []}, {"hidden": 5}, {"hidden": ([1],)},
+     {"tasks": True}, {"tasks": 1.0}, {"tasks": 10**400}, {"step_size": 10**400}],
+)  # fmt: skip
+def test_values_of_other_types_are_named(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(change))} = "):
+        Run(stream="permuted-images", **change)  # type: ignore[arg-type]
+
+
+def test_a_whole_number_and_the_same_float_are_one_configuration() -> None:
+    assert run_name(Run(stream="permuted-images", dropout=0)) == run_name(Run(stream="permuted-images", dropout=0.0))
 
 
 def test_more_classes_than_the_data_has_and_streams_of_other_kinds() -> None:

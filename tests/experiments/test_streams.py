@@ -227,6 +227,7 @@ def test_class_incremental_tasks_are_nested_and_hold_out_the_same_images():
         for split in (task.train, task.validation, task.test):
             assert np.array_equal(order[split.y], images.y[split.rows]) and set(split.y) == set(task.active)
         assert np.bincount(task.validation.y).tolist() == [20] * (2 * t + 2)
+        assert np.bincount(task.train.y).tolist() == [145 - 20] * (2 * t + 2)  # the smallest class has 145
         parts = [set(split.rows.tolist()) for split in (task.train, task.validation, task.test)]
         assert not parts[0] & parts[1] and not images.test[list(parts[0] | parts[1])].any()
         assert parts[2] == {row for c in order[: 2 * t + 2] for row in images.rows(int(c), test=True).tolist()}
@@ -244,7 +245,7 @@ def test_class_groups_are_disjoint_and_use_their_own_outputs():
         seen |= set(classes)
         for split in (task.train, task.test):
             assert np.array_equal(np.array(classes)[split.y - 2 * t], images.y[split.rows])
-        assert len(task.train) == sum(len(images.rows(c)) for c in classes)
+        assert len(task.train) == 2 * 145  # the smallest class
     assert seen == set(range(10))
 
 

@@ -261,12 +261,34 @@ def test_a_run_that_gets_on_between_deaths_is_not_given_up(tmp_path: Path) -> No
         ("permuted-images --jobs 2 --dask 127.0.0.1:1", "give one of them"),
         ("permuted-images --config runs.json", "leave the stream and its options out"),
         ("--config nowhere.json", "cannot be read"),
+        ("permuted-images,random-labels", "stream 'permuted-images,random-labels' is unknown"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
     arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert lop("sweep", *arguments.split(), "--out", tmp_path / "out") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("lop: ") and message in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "holds no list of objects"),
+        ("[" * 100_000, "is no JSON"),
+        ('[{"stream": "bit-flipping", "tasks": true}]', "tasks = True"),
+        ('[{"stream": "permuted-images", "dataset": []}]', "configuration 1 of"),
+        ('[{"stream": "permuted-images", "step_size": 1' + "0" * 400 + "}]", "less than 2**63"),
+        ('[{"stream": "bit-flipping", "step_size": 1' + "0" * 400 + "}]", "less than 2**63"),
+    ],
+)
+def test_a_bad_file_of_configurations_is_one_line(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs.json").write_text(text)
+    assert lop("sweep", "--config", tmp_path / "runs.json", "--out", tmp_path / "out") == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("lop: ") and message in line
     assert not (tmp_path / "out").exists()

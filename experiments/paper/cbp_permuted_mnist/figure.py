@@ -57,7 +57,7 @@ FIGURE = Figure(
     costs={
         "smoke": "5 s",
         "teach": "4 min on 2 cores (digits, 200 tasks, 5 seeds, 4 methods)",
-        "paper": "4 core-years (11 days per seed and method; 30 seeds, 5 methods)",
+        "paper": "about 2 core-years (3 days per seed for the compiled steps, 11 for shrink and perturb; 30 seeds, 5 methods)",
     },
     needs=lambda scale: "mnist" if scale == "paper" else None,
 )
