@@ -27,6 +27,7 @@ ACTIVATIONS = (
     "relu", "leaky_relu", "relu6", "tanh", "hard_tanh", "sigmoid", "softplus", "silu", "gelu", "erf", "sin", "abs", "square",
     "cube", "quadratic", "identity",
 )  # fmt: skip
+TASKS = {"class-incremental": 5, "class-groups": 5}  # of two classes each, which is all that ten classes give
 DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
 NORMS = ("none", "layer", "batch")
@@ -85,7 +86,7 @@ class Run:
 
     stream: str
     algorithm: str = _option("bp", str, f"one of {', '.join(DEFAULTS)}")
-    tasks: int = _option(30, int, "number of tasks")
+    tasks: int = _option(None, int, "number of tasks (default: 30; 5 for class-incremental and class-groups)")
     seeds: int = _option(3, int, "number of replicas; they advance together")
     seed: int = _option(0, int, "seed of the first replica")
     protocol: str = _option("reduced", str, "protocol of the stream: reduced, published, …")
@@ -129,6 +130,7 @@ class Run:
         for name in ("stream", "protocol", "dataset", "activation"):
             self._need(name, getattr(self, name) is None or type(getattr(self, name)) is str, "give a name")
         self._choose("algorithm", DEFAULTS)
+        self._fill("tasks", TASKS.get(self.stream, 30))
         self._fill("optimizer", OWN_OPTIMIZER.get(self.algorithm, "sgd"))
         self._choose("optimizer", OPTIMIZERS)
         if self.optimizer != OWN_OPTIMIZER.get(self.algorithm, self.optimizer):
