@@ -194,9 +194,11 @@ def _distance(row: Expected, ours: Interval) -> tuple[str, str]:
 
 def _trend_fault(row: Expected, ours: Interval) -> str:
     low, high = ours.ends
-    seen = (
-        "rises" if low > row.tolerance else "falls" if high < -row.tolerance else "neither rises nor falls for certain"
-    )
+    by = (
+        f" by more than {row.tolerance:g}" if row.tolerance else ""
+    )  # else an interval beside 0 would look like a change
+    neither = f"neither rises nor falls for certain{by}"
+    seen = "rises" if low > row.tolerance else "falls" if high < -row.tolerance else neither
     if row.published == seen:
         return ""
     if row.published == "flat" and (abs(ours.mean) <= row.tolerance or low <= 0 <= high):

@@ -19,7 +19,7 @@ def test_proof_replays(prove) -> None:  # type: ignore[no-untyped-def]
     assert len(prove()) > 80
 
 
-def test_moving_a_weight_without_the_bias_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moving_a_weight_without_the_bias_is_seen() -> None:
     """With −T c left out of the bias the identity of the constant units breaks."""
     fed, units = sympy.symbols("O k", integer=True, positive=True)
     w, shift, c = (
